@@ -1,0 +1,1 @@
+"""The bars that a generative model has to clear."""

@@ -1,0 +1,203 @@
+"""``genrec <verb> [config ...] [key=value ...]``: reads the words, calls one function of `genrec.pipeline`, shows it.
+
+Imports what is heavy inside the verbs, so that ``--help`` is instant. Exit codes: 0 ok, 2 usage or configuration, 3
+data or storage, 4 a gate failed, 5 lineage mismatch, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from genrec.config import schema
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One sub-command: its configuration, the function of `genrec.pipeline` it calls, whether it can resume."""
+
+    name: str
+    root: type | None
+    function: str
+    summary: str
+    resumable: bool = False
+
+
+VERBS = (
+    Verb("quickstart", schema.QuickstartConfig, "quickstart", "The whole road on a synthetic catalogue, nothing downloaded."),
+    Verb("prepare", schema.PrepareConfig, "prepare", "Raw files -> an audited, split dataset."),
+    Verb("audit", schema.AuditConfig, "audit", "Leaks, ties, duplicates, repeats, cold items, skew of a dataset."),
+    Verb("embed", schema.EmbedConfig, "embed", "Item text or signals -> vectors."),
+    Verb("evaluate", schema.EvaluateConfig, "evaluate", "Full ranking of the catalogue, one table with intervals."),
+    Verb("sweep", schema.SweepConfig, "sweep", "Tune item-kNN on the validation split.", resumable=True),
+    Verb("doctor", None, "doctor", "What this machine has, and what is missing."),
+)
+INSPECT = (
+    Verb("item", schema.InspectItemConfig, "inspect_item", "One item: description, counts, what follows it."),
+    Verb("user", schema.InspectUserConfig, "inspect_user", "One user: history, target, recommendations."),
+)
+
+app = typer.Typer(
+    name="genrec",
+    help="Generative recommendation, from raw interactions to the served item id.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item or one user.", rich_markup_mode=None)
+
+
+def main() -> None:
+    """Entry point of the ``genrec`` command."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        import genrec
+
+        typer.echo(genrec.__version__)
+        raise typer.Exit
+
+
+def _command(verb: Verb, words: str) -> Callable[..., None]:
+    def command(
+        arguments: Annotated[list[str] | None, typer.Argument(help="YAML files, names in configs/, key=value")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration; do nothing.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
+        verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log.")] = False,
+        show_help: Annotated[bool, typer.Option("--help", "-h", help="Every key, and leave.")] = False,
+    ) -> None:
+        if show_help:
+            _show_keys(verb, words)
+            return
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        _run(verb, arguments or [], as_json=as_json, dry_run=dry_run, resume=resume)
+
+    return command
+
+
+def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
+    """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
+    from genrec.errors import ConfigError, GenrecError
+    from genrec.terminal import ProgressReporter, Terminal
+
+    # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    terminal = Terminal(as_json=as_json)
+    try:
+        if resume and not verb.resumable:
+            raise ConfigError(f"{verb.name} has nothing to resume", where="--resume", fix="leave it out")
+        keywords: dict[str, Any] = {"resume": resume} if verb.resumable else {}
+        positional = []
+        if verb.root is None:
+            if arguments:
+                raise ConfigError(f"{verb.name} takes no arguments", found=" ".join(arguments))
+        else:
+            positional = [_configure(verb, arguments)]
+        if dry_run:
+            _show_plan(terminal, verb, positional)
+            return
+        pipeline = importlib.import_module("genrec.pipeline")
+        with ProgressReporter(terminal.err) as progress:
+            outcome = getattr(pipeline, verb.function)(*positional, progress=progress, **keywords)
+        terminal.show(outcome)
+    except GenrecError as error:
+        terminal.error(str(error))
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        terminal.error("interrupted" + ("; go on with --resume" if verb.resumable else ""))
+        raise typer.Exit(INTERRUPTED) from error
+
+
+def _configure(verb: Verb, arguments: list[str]) -> Any:
+    from genrec.config.load import load_config
+
+    assert verb.root is not None
+    files = [find_config(verb.name, word) for word in arguments if "=" not in word]
+    return load_config(verb.root, files, [word for word in arguments if "=" in word])
+
+
+def find_config(verb: str, word: str) -> Path:
+    """A YAML file by its path, or by its name in ``configs/<verb>/`` of this folder or of the package.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    from genrec.errors import ConfigError
+
+    path = Path(word)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    names: dict[str, Path] = {}
+    for folder in reversed(config_folders()):
+        names.update({file.stem: file for file in sorted((folder / verb).glob("*.yaml"))})
+    if word in names:
+        return names[word]
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(names) or "none"
+    raise ConfigError(
+        f"{word!r} is neither key=value, nor a YAML file, nor a name in configs/{verb}{hint} (names: {known})",
+        where="command line",
+    )
+
+
+def config_folders() -> list[Path]:
+    """Where named configurations are looked for: this folder, the checkout, the installed package."""
+    package = Path(__file__).resolve().parent
+    folders = (Path("configs"), package.parent / "configs", package / "configs")
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _show_plan(terminal: Any, verb: Verb, positional: list[Any]) -> None:
+    from genrec.config.load import to_yaml
+
+    for config in positional:
+        terminal.text(to_yaml(config))
+    pipeline = importlib.import_module("genrec.pipeline")
+    for line in pipeline.expected_cost(*positional):
+        terminal.text(f"# {line}")
+
+
+def _show_keys(verb: Verb, words: str) -> None:
+    from rich.markup import escape
+
+    from genrec.config.load import describe
+    from genrec.terminal import Terminal
+
+    terminal = Terminal()
+    usage = "" if verb.root is None else " [config.yaml or name ...] [key=value ...]"
+    terminal.text(f"usage: genrec {words}{usage} [--json] [--dry-run]{' [--resume]' if verb.resumable else ''} [-v]")
+    terminal.text(verb.summary)
+    if verb.root is None:
+        return
+    folders = config_folders()
+    named = sorted({file.stem for folder in folders for file in (folder / verb.name).glob("*.yaml")})
+    if named:
+        terminal.text(f"named configurations: {', '.join(named)}")
+    for line in describe(verb.root):
+        terminal.out.print(f"  [bold]{escape(line.key)}[/bold] = {escape(line.default)}  [dim]({escape(line.type)})[/dim]")
+        terminal.out.print(f"      {escape(line.help)}")
+
+
+for _verb in VERBS:
+    app.command(_verb.name, help=_verb.summary, add_help_option=False)(_command(_verb, _verb.name))
+for _verb in INSPECT:
+    inspect_app.command(_verb.name, help=_verb.summary, add_help_option=False)(_command(_verb, f"inspect {_verb.name}"))
+app.add_typer(inspect_app, name="inspect")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,432 @@
+"""The configuration of every command: frozen dataclasses, one root a command, standard library only.
+
+A default here is the default; a YAML file holds only what differs. A union of sections is chosen by its ``name``. The
+fields of a section are the keyword arguments of the function it configures, so that this is the only list of options.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+def key(help: str, default: Any = MISSING, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field with one line of meaning and an optional range; without a default it is required."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum}
+    if default is not MISSING and callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# --- sources of raw data ---------------------------------------------------------------------------------------------
+
+SKIP = "leave out lines that cannot be parsed, and count them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amazon2014Source:
+    """Amazon reviews, release of 2014: JSON lines or python-dict lines, optionally .gz."""
+
+    name: Literal["amazon_2014"] = "amazon_2014"
+    reviews: str = key("file of reviews (reviewerID, asin, overall, unixReviewTime)")
+    meta: str | None = key("file of item descriptions", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amazon2018Source:
+    """Amazon reviews, release of 2018: JSON lines, optionally .gz."""
+
+    name: Literal["amazon_2018"] = "amazon_2018"
+    reviews: str = key("file of reviews (reviewerID, asin, overall, unixReviewTime)")
+    meta: str | None = key("file of item descriptions", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amazon2023Source:
+    """Amazon reviews, release of 2023: JSON lines, optionally .gz."""
+
+    name: Literal["amazon_2023"] = "amazon_2023"
+    reviews: str = key("file of reviews (user_id, parent_asin, rating, timestamp in ms)")
+    meta: str | None = key("file of item descriptions", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Amazon2023SplitsSource:
+    """Amazon reviews, release of 2023: the official train, validation and test CSVs."""
+
+    name: Literal["amazon_2023_splits"] = "amazon_2023_splits"
+    train: str = key("CSV of the training part (user_id, parent_asin, rating, timestamp, history)")
+    validation: str = key("CSV of the validation part")
+    test: str = key("CSV of the test part")
+    meta: str | None = key("CSV or JSON lines of item descriptions", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovieLens100KSource:
+    """MovieLens 100K: u.data and u.item (latin-1)."""
+
+    name: Literal["movielens_100k"] = "movielens_100k"
+    ratings: str = key("tab-separated file: user, item, rating, timestamp", "u.data")
+    items: str | None = key("file of titles and genres", "u.item")
+    genres: str | None = key("file of genre names", "u.genre")
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovieLens1MSource:
+    """MovieLens 1M: ratings.dat and movies.dat (latin-1), or a tab-separated table with a header."""
+
+    name: Literal["movielens_1m"] = "movielens_1m"
+    ratings: str = key("`::`-separated ratings, or a TSV with columns user_id, movie_id, timestamp", "ratings.dat")
+    items: str | None = key("file of titles and genres", "movies.dat")
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SasrecSource:
+    """Benchmark text files: a user and the items in order on a line, or a pair a line."""
+
+    name: Literal["sasrec"] = "sasrec"
+    interactions: str = key("text file")
+    layout: Literal["sequence", "pairs"] = key("`user item item ...` or `user item` a line", "sequence")
+    items: str | None = key("JSON lines of item descriptions", None)
+    item_id_field: str = key("field of the item id in `items`", "item_id")
+    codes: str | None = key("JSON of imported semantic IDs {item: [token, ...]}", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencesJsonlSource:
+    """JSON lines, one user each: {user, items, timestamps}."""
+
+    name: Literal["sequences_jsonl"] = "sequences_jsonl"
+    interactions: str = key("JSON lines, one user each")
+    items: str | None = key("JSON lines of item descriptions", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetterSource:
+    """The JSON layout of LETTER and APAO: {user: [item, ...]}, {item: {title, ...}}, {item: [token, ...]}."""
+
+    name: Literal["letter"] = "letter"
+    interactions: str = key("JSON of users and their items, oldest first")
+    items: str | None = key("JSON of item descriptions", None)
+    codes: str | None = key("JSON of imported semantic IDs", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSource:
+    """Your own tables: Parquet, CSV, TSV or JSON lines."""
+
+    name: Literal["table"] = "table"
+    interactions: str = key("file or glob, one row an event")
+    items: str | None = key("file with one row an item", None)
+    user_column: str = key("column of the user id", "user_id")
+    item_column: str = key("column of the item id, in both tables", "item_id")
+    timestamp_column: str | None = key("column of the time; null: the file's order (set order=file)", "timestamp")
+    timestamp_unit: Literal["auto", "s", "ms", "iso"] = key("unit of the time", "auto")
+    rating_column: str | None = key("column of a rating, for filter.min_rating", None)
+    skip_bad_lines: bool = key(SKIP, False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSource:
+    """A planted catalogue: text, categories, Zipf popularity, sequential structure, known optimum."""
+
+    name: Literal["synthetic"] = "synthetic"
+    num_users: int = key("users", 2000, minimum=3)
+    num_items: int = key("items", 500, minimum=10)
+    seed: int = key("seed of catalogue and histories", 0, minimum=0)
+
+
+Source = (
+    Amazon2014Source
+    | Amazon2018Source
+    | Amazon2023Source
+    | Amazon2023SplitsSource
+    | MovieLens100KSource
+    | MovieLens1MSource
+    | SasrecSource
+    | SequencesJsonlSource
+    | LetterSource
+    | TableSource
+    | SyntheticSource
+)
+
+
+# --- prepare and audit -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterSection:
+    """Which events stay."""
+
+    min_user_interactions: int = key("k of the k-core on users, to a fixed point; 0 or 1: off", 5, minimum=0)
+    min_item_interactions: int = key("k of the k-core on items", 5, minimum=0)
+    min_rating: float | None = key("drop events rated lower; null: keep all", None)
+    duplicates: Literal["keep", "exact", "first", "last"] = key(
+        "repeats of a (user, item) pair: keep all, drop equal times only, keep the first or the last", "keep"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderSection:
+    """How a user's events are put in order."""
+
+    by: Literal["timestamp", "file"] = key("time, or the order of the file", "timestamp")
+    ties: Literal["item_id", "file"] = key("order of events at the same time", "item_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOutSplit:
+    """Last event of a user: test; last but one: validation; the rest: training."""
+
+    name: Literal["leave_one_out"] = "leave_one_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalSplit:
+    """Two global points in time; every later event is a case."""
+
+    name: Literal["temporal"] = "temporal"
+    validation_fraction: float = key("share of events in the validation period", 0.1, minimum=0, maximum=1)
+    test_fraction: float = key("share of events in the test period", 0.1, minimum=0, maximum=1)
+    validation_from: str | None = key("start of validation (ISO date or time, or s), instead of the share", None)
+    test_from: str | None = key("start of test (ISO date or time, or s), instead of the share", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvidedSplit:
+    """The split that comes with the files."""
+
+    name: Literal["provided"] = "provided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSection:
+    """Item descriptions."""
+
+    fields: tuple[Literal["title", "brand", "categories", "description"], ...] = key(
+        "what `text` is made of, in this order", ("title", "brand", "categories", "description")
+    )
+    duplicates: Literal["error", "first"] = key(
+        "differing descriptions of one item id: refuse or keep the first", "error"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectSection:
+    """Counts that the prepared data must have; a difference fails the gate (exit code 4)."""
+
+    users: int = key("users", minimum=0)
+    items: int = key("items", minimum=0)
+    interactions: int = key("interactions", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Raw files -> dataset: filter, order, split, index, audit."""
+
+    source: Source = key("format of the raw files")
+    raw_dir: Path | None = key("folder of the raw files; null: data/raw/<card>", None)
+    card: str | None = key("dataset card in data/cards with urls, licence and checksums", None)
+    download: bool = key("fetch the card's files into raw_dir first (resumes, verifies)", False)
+    output: Path = key("folder of the dataset to write")
+    overwrite: bool = key("replace an existing output", False)
+    filter: FilterSection = key("which events stay", FilterSection)
+    order: OrderSection = key("order of a user's events", OrderSection)
+    split: LeaveOneOutSplit | TemporalSplit | ProvidedSplit = key("training, validation and test", LeaveOneOutSplit)
+    text: TextSection = key("item descriptions", TextSection)
+    expect: ExpectSection | None = key("counts to check", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """What a dataset hides: leaks, ties, duplicates, repeats, cold items, skew."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    output: Path | None = key("JSON file to write as well", None)
+
+
+# --- embed -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfidfEmbedding:
+    """TF-IDF of the item text and truncated SVD."""
+
+    name: Literal["tfidf"] = "tfidf"
+    dimensions: int = key("width E of the vectors", 128, minimum=1)
+    min_document_frequency: int = key("ignore terms in fewer items", 2, minimum=1)
+    max_ngram: int = key("longest word n-gram", 2, minimum=1, maximum=5)
+    seed: int = key("seed of the SVD", 0, minimum=0)
+    weight: float = key("weight in a combination", 1.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceEmbedding:
+    """A sentence-transformers model (extra `sentence`)."""
+
+    name: Literal["sentence"] = "sentence"
+    model: str = key("local folder or hub name", "sentence-transformers/all-MiniLM-L6-v2")
+    batch_size: int = key("texts a batch", 64, minimum=1)
+    device: str | None = key("torch device; null: the best there is", None)
+    weight: float = key("weight in a combination", 1.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecomputedEmbedding:
+    """Your own vectors: .npy (rows by item_index, or with `ids`) or .parquet (item_id and vector)."""
+
+    name: Literal["precomputed"] = "precomputed"
+    path: Path = key("file of vectors")
+    ids: Path | None = key("item ids of the rows of an .npy, one a line", None)
+    weight: float = key("weight in a combination", 1.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CooccurrenceEmbedding:
+    """Truncated SVD of item co-occurrence in training histories."""
+
+    name: Literal["cooccurrence"] = "cooccurrence"
+    dimensions: int = key("width E of the vectors", 64, minimum=1)
+    window: int = key("largest distance of two co-occurring events", 5, minimum=1)
+    seed: int = key("seed of the SVD", 0, minimum=0)
+    weight: float = key("weight in a combination", 1.0, minimum=0)
+
+
+Embedding = TfidfEmbedding | SentenceEmbedding | PrecomputedEmbedding | CooccurrenceEmbedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinedEmbedding:
+    """Several embeddings side by side: rows normalised, weighted, concatenated."""
+
+    name: Literal["combined"] = "combined"
+    parts: dict[str, Embedding] = key("named embeddings, each with its weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Item text or signals -> vectors."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    output: Path = key("folder of the embeddings to write")
+    overwrite: bool = key("replace an existing output", False)
+    embedding: Embedding | CombinedEmbedding = key("what the vectors are made of", TfidfEmbedding)
+
+
+# --- evaluate and sweep ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentPopularitySection:
+    """Popularity of the last days of training."""
+
+    window_days: float = key("length of the window before the last training event", 30.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemKnnSection:
+    """Directed item-kNN: C = P^-a (T + b T') P^-c, scores = sum over the history of decay^age C."""
+
+    window: int = key("largest distance w of two co-occurring events", 8, minimum=1)
+    decay: float = key("weight of one more step of distance", 0.7, minimum=0, maximum=1)
+    backward: float = key("weight b of the reversed direction", 0.25, minimum=0)
+    source_power: float = key("exponent a of the count of the item that was seen", 0.75, minimum=0)
+    target_power: float = key("exponent c of the count of the item that is scored", 0.15, minimum=0)
+    history_decay: float = key("weight of one more step of age in the history", 0.5, minimum=0, maximum=1)
+    history_length: int = key("last items of the history that count", 20, minimum=1)
+
+
+Baseline = Literal["popularity", "recent_popularity", "markov", "item_knn"]
+Ties = Literal["pessimistic", "mid", "optimistic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Dataset -> one honest table: full ranking, with and without the seen items, with intervals."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    output: Path = key("folder of the evaluation to write")
+    overwrite: bool = key("replace an existing output", False)
+    split: Literal["validation", "test"] = key("which cases", "test")
+    models: tuple[Baseline, ...] = key("rows of the table", ("popularity", "recent_popularity", "markov", "item_knn"))
+    recent_popularity: RecentPopularitySection = key("recent popularity", RecentPopularitySection)
+    item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
+    cutoffs: tuple[int, ...] = key("k of the metrics", (1, 5, 10, 20, 50), minimum=1)
+    ties: Ties = key("rank of a target among items of equal score", "pessimistic")
+    reference: Baseline = key("row that the others are compared with", "item_knn")
+    num_resamples: int = key("bootstrap resamples", 1000, minimum=100)
+    confidence: float = key("level of the intervals", 0.95, minimum=0.5, maximum=0.999)
+    batch_size: int = key("cases scored at once", 1024, minimum=1)
+    seed: int = key("seed of the bootstrap", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnSpace:
+    """Values that the search may take, by constant."""
+
+    window: tuple[int, ...] = key("distances", (3, 5, 8, 12), minimum=1)
+    decay: tuple[float, ...] = key("weights of a step", (0.5, 0.7, 0.85, 1.0), minimum=0, maximum=1)
+    backward: tuple[float, ...] = key("weights of the reversed direction", (0.0, 0.25, 0.5, 1.0), minimum=0)
+    source_power: tuple[float, ...] = key("exponents a", (0.0, 0.25, 0.5, 0.75), minimum=0)
+    target_power: tuple[float, ...] = key("exponents c", (0.0, 0.15, 0.3, 0.45), minimum=0)
+    history_decay: tuple[float, ...] = key("weights of a step of age", (0.35, 0.5, 0.65, 0.8), minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Search for the constants of item-kNN on the validation split; resumable, never sees the test split."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    run: Path = key("run folder")
+    space: KnnSpace = key("values to search", KnnSpace)
+    num_trials: int = key("trials in all", 100, minimum=1)
+    num_random: int = key("random trials before the search goes on around the best", 40, minimum=1)
+    metric: Literal["recall", "ndcg"] = key("what is maximised", "recall")
+    cutoff: int = key("its k", 10, minimum=1)
+    exclude_seen: bool = key("mask the items already seen", False)
+    history_length: int = key("last items of the history that count", 20, minimum=1)
+    seed: int = key("seed of the random trials", 0, minimum=0)
+
+
+# --- inspect and quickstart ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectItemConfig:
+    """One item: description, counts, what follows it."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    item: str = key("item id, as in the raw files")
+    k: int = key("neighbours to show", 10, minimum=1)
+    item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectUserConfig:
+    """One user: history, targets, and what item-kNN recommends."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    user: str = key("user id, as in the raw files")
+    split: Literal["validation", "test"] = key("target to look at", "test")
+    k: int = key("recommendations to show", 10, minimum=1)
+    exclude_seen: bool = key("mask the items already seen", False)
+    item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """The whole road on a synthetic catalogue with a known optimum; nothing is downloaded."""
+
+    output: Path = key("folder for everything it makes", Path("runs/quickstart"))
+    overwrite: bool = key("replace what an earlier quickstart made", True)
+    source: SyntheticSource = key("the planted catalogue", SyntheticSource)
+    num_resamples: int = key("bootstrap resamples", 1000, minimum=100)

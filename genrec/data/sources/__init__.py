@@ -1,0 +1,1 @@
+"""One module a raw format; each ends in a `RawData`."""

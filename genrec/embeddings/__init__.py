@@ -1,0 +1,1 @@
+"""From item text or signals to float32 vectors [N, E]."""

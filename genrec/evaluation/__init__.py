@@ -1,0 +1,1 @@
+"""Metrics, slices, intervals and tests over full rankings."""

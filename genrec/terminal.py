@@ -1,0 +1,141 @@
+"""What a person sees: tables, progress, error lines. The only module that prints; knows nothing of what it shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as RichTable
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show: cells are text; columns named in `left` are left-aligned, the others right-aligned."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: tuple[str, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command hands back: facts for machines, tables for people, and the next command to try."""
+
+    summary: dict[str, Any]
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+    next: str = ""
+
+
+@dataclass
+class Terminal:
+    """Standard output for results, standard error for progress and errors.
+
+    Attributes:
+        as_json: the last line of standard output is the summary as JSON, and nothing else is printed there.
+    """
+
+    as_json: bool = False
+    out: Console = field(default_factory=lambda: Console(soft_wrap=False, highlight=False))
+    err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False))
+
+    def show(self, outcome: Outcome) -> None:
+        """Tables, notes and the next command; with `as_json` one line of JSON instead."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(outcome.summary, allow_nan=False) + "\n")
+            sys.stdout.flush()
+            return
+        for table in outcome.tables:
+            self.out.print(rich_table(table))
+            self.out.print()
+        for note in outcome.notes:
+            self.out.print(f"[dim]note:[/dim] {escape(note)}", soft_wrap=True)
+        if outcome.next:
+            self.out.print(f"next: [bold]{escape(outcome.next)}[/bold]", soft_wrap=True)
+
+    def error(self, line: str) -> None:
+        self.err.print(f"[bold red]error:[/bold red] {escape(line)}")
+
+    def text(self, text: str) -> None:
+        """Plain text on standard output, as it is."""
+        self.out.print(text, markup=False, soft_wrap=True, end="" if text.endswith("\n") else "\n")
+
+
+def rich_table(table: Table) -> RichTable:
+    """`table` for a rich console; cells are shown literally."""
+    shown = RichTable(title=escape(table.title), caption=escape(table.caption) or None, title_justify="left")
+    shown.caption_justify = "left"
+    for column in table.columns:
+        shown.add_column(escape(column), justify="left" if column in table.left else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
+class ProgressReporter:
+    """A callback ``progress(task, done, total)``: a bar with rate and time left on a terminal, else a line every 5 s.
+
+    Use as a context manager; nothing is drawn before the first call.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar: Progress | None = None
+        self.tasks: dict[str, Any] = {}
+        self.started: dict[str, float] = {}
+        self.last_line = 0.0
+
+    def __enter__(self) -> ProgressReporter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, task: str, done: int, total: int | None = None) -> None:
+        if self.console.is_terminal:
+            self._draw(task, done, total)
+        else:
+            self._line(task, done, total)
+
+    def _draw(self, task: str, done: int, total: int | None) -> None:
+        if self.bar is None:
+            columns: Sequence[Any] = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console)
+            self.bar.start()
+        if task not in self.tasks:
+            self.tasks[task] = self.bar.add_task(escape(task), total=total, rate="")
+            self.started[task] = time.monotonic()
+        passed = time.monotonic() - self.started[task]
+        rate = f"{done / passed:.3g}/s" if passed > 0 else ""
+        self.bar.update(self.tasks[task], completed=done, total=total, rate=rate)
+
+    def _line(self, task: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        started = self.started.setdefault(task, now)
+        if now - self.last_line < SECONDS_BETWEEN_LINES or now == started:
+            return
+        self.last_line = now
+        rate = done / (now - started)
+        left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+        of = f"/{total}" if total else ""
+        self.console.print(f"{task}: {done}{of} ({rate:.3g}/s{left})", markup=False)
