@@ -1,0 +1,202 @@
+"""What a baseline is, and how its scores become a list.
+
+Knows ragged histories, NumPy and scipy.sparse; must not know evaluation, artifacts or configuration.
+"""
+
+# B histories, N items of the catalogue, k recommendations, E stored entries
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+
+from genrec.data.sequences import Ragged
+from genrec.errors import ConfigError, DataError
+
+_BATCH = 256  # histories scored together
+
+
+class BackoffScores(NamedTuple):
+    """Scores of a few items a row over a base that all rows share.
+
+    Attributes:
+        entries: [B, N] CSR; an item that is stored in a row has that score there.
+        base: [N] score of every item that is not.
+    """
+
+    entries: sp.csr_matrix
+    base: np.ndarray
+
+    def to_dense(self) -> np.ndarray:
+        """[B, N] float64; for tests and small catalogues."""
+        num_rows, _ = shape_of(self)
+        dense = np.tile(np.asarray(self.base, dtype=np.float64), (num_rows, 1))
+        dense[stored_rows(self.entries), self.entries.indices] = self.entries.data
+        return dense
+
+
+# Dense; or CSR, where an absent item is never recommended; or a sparse part over a shared base.
+Scores: TypeAlias = "np.ndarray | sp.csr_matrix | BackoffScores"
+
+
+class Ranker(Protocol):
+    """Anything that scores items for histories."""
+
+    def scores(self, histories: Ragged) -> Scores:
+        """[B, N] finite scores, higher is better; a row depends on its own history alone."""
+        ...
+
+
+class Baseline(Ranker, Protocol):
+    """A model that is fitted by counting and scores every item for a history."""
+
+    name: str
+
+    def fit(self, train: Ragged, *, num_items: int, timestamps: Ragged | None = None) -> Self:
+        """Counts the training part and returns itself.
+
+        Args:
+            train: training histories of item indices in [0, num_items), oldest first.
+            num_items: N.
+            timestamps: seconds, rows parallel to `train`, for baselines that look at the clock.
+
+        Raises:
+            DataError: no interactions, an index outside the catalogue, or no timestamps where they are needed.
+        """
+        ...
+
+
+def recommend(model: Ranker, histories: Ragged, k: int, *, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The k best items of each history, sorted by (score descending, item_index ascending).
+
+    Args:
+        model: a fitted baseline.
+        histories: B rows of item indices.
+        k: length of the lists, 1 to N.
+        exclude_seen: leave out the items of the history.
+
+    Returns:
+        item_index [B, k] int32 padded with -1 and score [B, k] float64 padded with -inf, where fewer than k items have
+        a score.
+
+    Raises:
+        ConfigError: k below 1 or above N.
+        DataError: an index outside the catalogue.
+    """
+    items = np.full((len(histories), k), -1, dtype=np.int32) if k > 0 else np.zeros((len(histories), 0), dtype=np.int32)
+    best = np.full(items.shape, -np.inf)
+    for start in range(0, len(histories), _BATCH):
+        batch = histories.take(slice(start, start + _BATCH))
+        scores = model.scores(batch)
+        _, num_items = shape_of(scores)
+        check_list_length(k, num_items)
+        row, item, _ = batch.flat() if exclude_seen else (np.zeros(0, dtype=np.int64),) * 3
+        seen = np.unique(row * num_items + item)
+        row, item, score = _candidates(scores, k, seen)
+        order = np.lexsort((item, -score, row))
+        row, item, score = row[order], item[order], score[order]
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        kept = place < k
+        items[start + row[kept], place[kept]] = item[kept]
+        best[start + row[kept], place[kept]] = score[kept]
+    return items, best
+
+
+def check_list_length(k: int, num_items: int) -> None:
+    """Raises ConfigError unless 1 <= k <= num_items."""
+    if not 1 <= k <= num_items:
+        raise ConfigError("wrong number of recommendations", expected=f"k from 1 to {num_items} (the items)", found=k)
+
+
+def check_items(histories: Ragged, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`histories.flat()`, after a check of the range.
+
+    Raises:
+        DataError: an index outside the catalogue.
+    """
+    row, item, age = histories.flat()
+    wrong = np.flatnonzero((item < 0) | (item >= num_items))
+    if len(wrong):
+        raise DataError(
+            "item outside the catalogue",
+            where=f"history {row[wrong[0]]}",
+            expected=f"item_index 0 to {num_items - 1}",
+            found=int(item[wrong[0]]),
+        )
+    return row, item, age
+
+
+def count_items(train: Ragged, num_items: int) -> np.ndarray:
+    """[N] int64 training interactions of each item.
+
+    Raises:
+        DataError: no interactions, or an index outside the catalogue.
+
+    >>> count_items(Ragged.from_lists([[0, 2], [2]]), 4).tolist()
+    [1, 0, 2, 0]
+    """
+    _, item, _ = check_items(train, num_items)
+    if len(item) == 0:
+        raise DataError("no training interactions", fix="check the split and the filters")
+    return np.bincount(item, minlength=num_items)
+
+
+def shape_of(scores: Any) -> tuple[int, int]:
+    """(B, N) of scores in any form."""
+    matrix: Any = scores.entries if isinstance(scores, BackoffScores) else scores
+    return matrix.shape
+
+
+def stored_rows(entries: sp.csr_matrix) -> np.ndarray:
+    """[E] row of each stored entry."""
+    return np.repeat(np.arange(len(entries.indptr) - 1), np.diff(entries.indptr))
+
+
+def empty_scores(num_rows: int, num_items: int) -> sp.csr_matrix:
+    """[num_rows, num_items] without an entry."""
+    return sp.csr_matrix((num_rows, num_items), dtype=np.float64)
+
+
+def _candidates(scores: Scores, k: int, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row, item, score) of a set that holds the k best unseen items of each row; `seen` = sorted row * N + item."""
+    if isinstance(scores, np.ndarray):
+        return _dense_candidates(scores, k, seen)
+    entries, base = scores if isinstance(scores, BackoffScores) else (scores, None)
+    num_rows, num_items = shape_of(entries)
+    row = stored_rows(entries)
+    keys = row * num_items + entries.indices
+    kept = ~_contains(seen, keys)
+    row, item, score = row[kept], entries.indices[kept].astype(np.int64), entries.data[kept].astype(np.float64)
+    if base is None:
+        return row, item, score
+    # The first of the base's own order are enough: k and as many as can be overruled or seen in one row.
+    left_out = np.unique(np.concatenate([seen, keys]))
+    most = np.bincount(left_out // num_items, minlength=num_rows).max(initial=0)
+    order = np.lexsort((np.arange(num_items), -base))[: k + most]
+    base_keys = (np.arange(num_rows)[:, None] * num_items + order).ravel()
+    base_keys = base_keys[~_contains(left_out, base_keys)]
+    base_row, base_item = base_keys // num_items, base_keys % num_items
+    return (
+        np.concatenate([row, base_row]),
+        np.concatenate([item, base_item]),
+        np.concatenate([score, base[base_item]]),
+    )
+
+
+def _dense_candidates(scores: np.ndarray, k: int, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    num_items = scores.shape[1]
+    scores = scores.astype(np.float64)  # a copy, to be masked
+    scores[seen // num_items, seen % num_items] = -np.inf
+    kth = np.partition(scores, num_items - k, axis=1)[:, num_items - k]
+    row, item = np.nonzero((scores >= kth[:, None]) & (scores > -np.inf))
+    return row, item, scores[row, item]
+
+
+def _contains(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which keys are in the sorted array."""
+    if len(ordered) == 0:
+        return np.zeros(len(keys), dtype=bool)
+    at = np.searchsorted(ordered, keys)
+    return ordered[np.minimum(at, len(ordered) - 1)] == keys

@@ -1,0 +1,214 @@
+"""Ranks against sorting, metrics against their formulas, dense against sparse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import cast
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genrec.errors import ConfigError, DataError
+from genrec.evaluation.metrics import (
+    METRICS,
+    TIE_RULES,
+    check_cutoffs,
+    metric_values,
+    mrr_at_k,
+    ndcg_at_k,
+    parse_metric,
+    rank_counts,
+    rank_of_target,
+    ranks,
+    recall_at_k,
+)
+from oracles import ranking_oracle
+
+# A handful of distinct values, so that ties are the rule.
+score_rows = st.integers(1, 6).flatmap(
+    lambda num_items: st.lists(
+        st.lists(st.sampled_from([-1.5, 0.0, 0.25, 2.0]), min_size=num_items, max_size=num_items),
+        min_size=1,
+        max_size=5,
+    )
+)
+
+
+@st.composite
+def ranking_problems(draw):
+    """(scores [B, N], which of them are stored [B, N], targets with -1 among them, seen pairs with repeats)."""
+    scores = np.array(draw(score_rows))
+    num_rows, num_items = scores.shape
+    stored = np.array(draw(st.lists(st.booleans(), min_size=scores.size, max_size=scores.size))).reshape(scores.shape)
+    targets = np.array(draw(st.lists(st.integers(-1, num_items - 1), min_size=num_rows, max_size=num_rows)))
+    pairs = draw(st.lists(st.tuples(st.integers(0, num_rows - 1), st.integers(0, num_items - 1)), max_size=12))
+    return scores, stored, targets, np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+
+
+def csr(scores: np.ndarray, stored: np.ndarray, *, reverse: bool = False) -> sp.csr_matrix:
+    """Explicit zeros stay; with `reverse`, unsorted indices as a sparse product may have them."""
+    columns = [np.flatnonzero(row)[:: -1 if reverse else 1] for row in stored]
+    indptr = np.concatenate([[0], np.cumsum([len(column) for column in columns])])
+    data = np.concatenate([row[column] for row, column in zip(scores, columns, strict=True)])
+    return sp.csr_matrix((data, np.concatenate(columns), indptr), shape=scores.shape)
+
+
+def expected_counts(scores, stored, targets, seen, num_items):
+    """The oracle, row by row, unmasked and masked; a miss is (N, 0)."""
+    rows = []
+    for row, target in enumerate(targets):
+        known = {item: scores[row, item] for item in range(num_items) if stored[row, item]}
+        mask = {int(item) for at, item in zip(*seen, strict=True) if at == row}
+        pair = [ranking_oracle.rank_counts(known, target, hidden) or (num_items, 0) for hidden in (set(), mask)]
+        rows.append([*pair[0], *pair[1]])
+    return np.array(rows).T
+
+
+@given(ranking_problems())
+def test_dense_counts_equal_the_oracle(problem):
+    scores, _, targets, seen = problem
+    found = rank_counts(scores, targets, (seen[0], seen[1]))
+    everything = np.ones(scores.shape, dtype=bool)
+    np.testing.assert_array_equal(found, expected_counts(scores, everything, targets, seen, scores.shape[1]))
+
+
+@given(ranking_problems(), st.booleans())
+def test_sparse_counts_equal_the_oracle(problem, reverse):
+    scores, stored, targets, seen = problem
+    found = rank_counts(csr(scores, stored, reverse=reverse), targets, (seen[0], seen[1]))
+    np.testing.assert_array_equal(found, expected_counts(scores, stored, targets, seen, scores.shape[1]))
+
+
+@given(ranking_problems())
+def test_a_full_sparse_matrix_counts_as_the_dense_one(problem):
+    scores, _, targets, seen = problem
+    full = csr(scores, np.ones(scores.shape, dtype=bool))
+    np.testing.assert_array_equal(rank_counts(full, targets, tuple(seen)), rank_counts(scores, targets, tuple(seen)))
+
+
+@given(ranking_problems(), st.data())
+def test_a_base_counts_as_the_dense_matrix_it_stands_for(problem, data):
+    scores, stored, targets, seen = problem
+    values = st.sampled_from([-1.5, 0.0, 0.25, 2.0])
+    base = np.array(data.draw(st.lists(values, min_size=scores.shape[1], max_size=scores.shape[1])))
+    dense = np.where(stored, scores, base)
+    found = rank_counts((csr(scores, stored), base), targets, tuple(seen))
+    np.testing.assert_array_equal(found, rank_counts(dense, targets, tuple(seen)))
+
+
+@given(score_rows, st.data())
+def test_rank_is_the_place_in_the_sorted_list(rows, data):
+    scores = np.array(rows)
+    targets = np.array(data.draw(st.lists(st.integers(0, scores.shape[1] - 1), min_size=len(rows), max_size=len(rows))))
+    counts = rank_of_target(scores, targets)
+    for rule in ("pessimistic", "optimistic"):
+        places = [
+            ranking_oracle.position(dict(enumerate(row)), target, rule)
+            for row, target in zip(rows, targets, strict=True)
+        ]
+        assert ranks(*counts, rule).tolist() == places
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1))
+def test_mid_lies_half_way_between_optimistic_and_pessimistic(pairs):
+    greater, tied = np.array(pairs).T
+    late, mid, early = (ranks(greater, tied, rule) for rule in TIE_RULES)
+    assert (early <= mid).all()
+    assert (mid <= late).all()
+    np.testing.assert_array_equal(mid, (early + late) / 2)
+
+
+@given(st.lists(st.integers(0, 200), min_size=1), st.integers(1, 100))
+def test_metrics_are_their_formulas(rank, k):
+    values = {name: function(np.array(rank, dtype=float), k) for name, function in METRICS.items()}
+    for at, place in enumerate(rank):
+        for name, expected in ranking_oracle.metrics(place, k).items():
+            assert math.isclose(values[name][at], expected, rel_tol=1e-12)
+
+
+@given(st.lists(st.floats(0, 300), min_size=1))
+def test_metrics_are_bounded_and_grow_with_the_cutoff(rank):
+    values = metric_values(np.array(rank), (1, 5, 10, 50))
+    for name in METRICS:
+        columns = [values[f"{name}@{k}"] for k in (1, 5, 10, 50)]
+        assert all(((column >= 0) & (column <= 1)).all() for column in columns)
+        assert all((a <= b).all() for a, b in itertools.pairwise(columns))
+    for k in (1, 5, 10, 50):
+        assert (values[f"mrr@{k}"] <= values[f"ndcg@{k}"]).all()
+        assert (values[f"ndcg@{k}"] <= values[f"recall@{k}"]).all()
+
+
+def test_a_fractional_rank_goes_into_the_formulas():
+    rank = np.array([9.5])
+    assert recall_at_k(rank, 10).item() == 1.0
+    assert ndcg_at_k(rank, 10).item() == pytest.approx(1 / math.log2(11.5))
+    assert mrr_at_k(rank, 10).item() == pytest.approx(1 / 10.5)
+
+
+def test_a_miss_is_a_miss_at_every_cutoff_and_tie_rule():
+    """A target outside the catalogue, one without a score, one that is masked, and all at k = N."""
+    scores = csr(np.zeros((3, 4)), np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=bool))
+    greater, tied = rank_of_target(scores, np.array([-1, 3, 2]), (np.array([2]), np.array([2])))
+    for rule in TIE_RULES:
+        assert recall_at_k(ranks(greater, tied, rule), 4).tolist() == [0, 0, 0]
+
+
+def test_a_stored_zero_is_a_score():
+    greater, tied = rank_of_target(csr(np.zeros((1, 3)), np.array([[True, True, False]])), np.array([1]))
+    assert (greater.item(), tied.item()) == (0, 1)
+
+
+def test_no_rows_and_no_entries():
+    assert [len(counts) for counts in rank_counts(sp.csr_matrix((0, 3)), np.zeros(0, dtype=int))] == [0] * 4
+    assert rank_of_target(sp.csr_matrix((2, 3)), np.array([0, 1]))[0].tolist() == [3, 3]
+    assert rank_of_target((sp.csr_matrix((1, 3)), np.array([5, 7, 5])), np.array([0]))[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused_by_name(bad):
+    scores = np.array([[0.0, bad, 1.0]])
+    everything = np.ones(scores.shape, dtype=bool)
+    for form in (scores, csr(scores, everything), (sp.csr_matrix((1, 3)), scores[0])):
+        with pytest.raises(DataError, match=r"model 'broken': scores are not finite \(expected numbers, found 1 NaN"):
+            rank_counts(form, np.array([0]), model="broken")
+
+
+def test_wrong_input_is_refused():
+    scores = np.zeros((2, 3))
+    with pytest.raises(DataError, match="position 1: target outside the catalogue"):
+        rank_counts(scores, np.array([0, 3]))
+    with pytest.raises(DataError, match="target outside the catalogue"):
+        rank_counts(scores, np.array([0, -2]))
+    with pytest.raises(DataError, match="seen item outside the catalogue"):
+        rank_counts(scores, np.array([0, 1]), (np.array([0]), np.array([3])))
+    with pytest.raises(DataError, match="wrong number of score rows"):
+        rank_counts(scores, np.array([0]))
+    with pytest.raises(DataError, match="wrong type of scores"):
+        rank_counts(cast("sp.csr_matrix", sp.coo_matrix((2, 3))), np.array([0, 1]))
+    with pytest.raises(DataError, match="wrong shape of base scores"):
+        rank_counts((sp.csr_matrix((2, 3)), np.zeros(2)), np.array([0, 1]))
+    twice = sp.csr_matrix((np.ones(2), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
+    with pytest.raises(DataError, match="scored twice"):
+        rank_counts(twice, np.array([1]))
+    with pytest.raises(ConfigError, match="unknown tie rule"):
+        ranks(np.array([0]), np.array([0]), "hopeful")
+
+
+def test_cutoffs():
+    assert check_cutoffs([10, 5], 10) == (5, 10)
+    for wrong in ([], [0, 5], [5, 5]):
+        with pytest.raises(ConfigError, match="wrong cut-offs"):
+            check_cutoffs(wrong, 10)
+    with pytest.raises(ConfigError, match=r"cut-off 50 is above the number of candidates \(expected at most 24"):
+        check_cutoffs((10, 50), 24)
+
+
+def test_metric_names():
+    assert parse_metric("recall@5") == (recall_at_k, 5)
+    for wrong in ("recall", "map@10", "ndcg@0", "ndcg@x", ""):
+        with pytest.raises(ConfigError, match="unknown metric"):
+            parse_metric(wrong)
