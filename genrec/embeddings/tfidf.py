@@ -1,0 +1,76 @@
+"""Item text -> vectors by TF-IDF and truncated SVD (latent semantic analysis): the embedding that needs no download.
+
+Knows text and scikit-learn, and nothing of datasets, files or configuration.
+"""
+# N items, E width
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sparse
+from jaxtyping import Float32
+
+from genrec.embeddings.rows import is_zero_row, normalise_rows
+from genrec.embeddings.svd import truncated_svd
+from genrec.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+def embed_tfidf(
+    texts: Sequence[str | None],
+    *,
+    dimensions: int = 128,
+    min_document_frequency: int = 2,
+    max_ngram: int = 2,
+    sublinear: bool = True,
+    normalise: bool = True,
+    seed: int = 0,
+) -> Float32[np.ndarray, "N E"]:
+    """U S of the truncated SVD of the TF-IDF matrix (rows of length one, smoothed idf: scikit-learn's).
+
+    Words are lower-cased runs of two or more letters or digits. A text that is empty, or holds no term of the
+    vocabulary, gives a row of zeros; `rows.is_zero_row` finds them and the log counts them.
+
+    Args:
+        texts: N texts; None is an empty one.
+        dimensions: E; an error, never fewer, if the texts have not that many.
+        min_document_frequency: terms in fewer texts are left out.
+        max_ngram: terms are runs of 1 to max_ngram words.
+        sublinear: 1 + ln(count) in place of the count.
+        normalise: rows of length one.
+        seed: of the SVD; the same seed gives the same vectors.
+
+    Raises:
+        ConfigError: a number is below 1.
+        DataError: no vocabulary is left, or it cannot fill the dimensions.
+
+    >>> pens = embed_tfidf(["blue pen", "red pen", "blue ink", "red ink", ""], dimensions=2, max_ngram=1)
+    >>> pens.shape, is_zero_row(pens).tolist()
+    ((5, 2), [False, False, False, False, True])
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # half a second, not at the start of every command
+
+    for name, value in (("min_document_frequency", min_document_frequency), ("max_ngram", max_ngram)):
+        if value < 1:
+            raise ConfigError(f"{name} is out of range", expected="at least 1", found=value)
+    vectorizer = TfidfVectorizer(min_df=min_document_frequency, ngram_range=(1, max_ngram), sublinear_tf=sublinear)
+    try:
+        matrix = sparse.csr_array(vectorizer.fit_transform(["" if text is None else text for text in texts]))
+    except ValueError as error:  # empty vocabulary, before or after pruning
+        raise DataError(
+            "no term is left of the item texts",
+            expected=f"words that occur in at least {min_document_frequency} texts",
+            found=f"{len(texts)} texts without",
+            fix="lower min_document_frequency, or embed by co-occurrence or precomputed vectors",
+        ) from error
+    left, values = truncated_svd(matrix, dimensions, seed=seed, where="TF-IDF of the item texts")
+    vectors = left * values
+    vectors = normalise_rows(vectors) if normalise else vectors.astype(np.float32)
+    num_zero = int(is_zero_row(vectors).sum())
+    if num_zero:
+        logger.warning("%d of %d item texts are empty or hold no known term: their vectors are 0", num_zero, len(texts))
+    return vectors
