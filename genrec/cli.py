@@ -24,17 +24,23 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Verb:
-    """One sub-command: its configuration, the function of `genrec.pipeline` it calls, whether it can resume."""
+    """One sub-command: its configuration, the function it calls, whether it can resume."""
 
     name: str
     root: type | None
     function: str
     summary: str
     resumable: bool = False
+    module: str = "genrec.pipeline"
 
 
 VERBS = (
-    Verb("quickstart", schema.QuickstartConfig, "quickstart", "The whole road on a synthetic catalogue, nothing downloaded."),
+    Verb(
+        "quickstart",
+        schema.QuickstartConfig,
+        "quickstart",
+        "The whole road on a synthetic catalogue, nothing downloaded.",
+    ),
     Verb("prepare", schema.PrepareConfig, "prepare", "Raw files -> an audited, split dataset."),
     Verb("audit", schema.AuditConfig, "audit", "Leaks, ties, duplicates, repeats, cold items, skew of a dataset."),
     Verb("embed", schema.EmbedConfig, "embed", "Item text or signals -> vectors."),
@@ -43,8 +49,20 @@ VERBS = (
     Verb("doctor", None, "doctor", "What this machine has, and what is missing."),
 )
 INSPECT = (
-    Verb("item", schema.InspectItemConfig, "inspect_item", "One item: description, counts, what follows it."),
-    Verb("user", schema.InspectUserConfig, "inspect_user", "One user: history, target, recommendations."),
+    Verb(
+        "item",
+        schema.InspectItemConfig,
+        "inspect_item",
+        "One item: description, counts, what follows it.",
+        module="genrec.inspection",
+    ),
+    Verb(
+        "user",
+        schema.InspectUserConfig,
+        "inspect_user",
+        "One user: history, target, recommendations.",
+        module="genrec.inspection",
+    ),
 )
 
 app = typer.Typer(
@@ -52,6 +70,7 @@ app = typer.Typer(
     help="Generative recommendation, from raw interactions to the served item id.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item or one user.", rich_markup_mode=None)
@@ -75,7 +94,9 @@ def _command(verb: Verb, words: str) -> Callable[..., None]:
     def command(
         arguments: Annotated[list[str] | None, typer.Argument(help="YAML files, names in configs/, key=value")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of tables.")] = False,
-        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration; do nothing.")] = False,
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print the resolved configuration; do nothing.")
+        ] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run, exactly.")] = False,
         verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log.")] = False,
         show_help: Annotated[bool, typer.Option("--help", "-h", help="Every key, and leave.")] = False,
@@ -83,10 +104,19 @@ def _command(verb: Verb, words: str) -> Callable[..., None]:
         if show_help:
             _show_keys(verb, words)
             return
-        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        _log_to_stderr(logging.INFO if verbose else logging.WARNING)
         _run(verb, arguments or [], as_json=as_json, dry_run=dry_run, resume=resume)
 
     return command
+
+
+def _log_to_stderr(level: int) -> None:
+    # The level is the handler's: a run folder's log.txt listens to more than the screen does.
+    handler = logging.StreamHandler()
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().handlers[:] = [handler]
+    logging.getLogger("genrec").setLevel(logging.INFO)
 
 
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
@@ -110,9 +140,9 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
         if dry_run:
             _show_plan(terminal, verb, positional)
             return
-        pipeline = importlib.import_module("genrec.pipeline")
+        module = importlib.import_module(verb.module)
         with ProgressReporter(terminal.err) as progress:
-            outcome = getattr(pipeline, verb.function)(*positional, progress=progress, **keywords)
+            outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
         terminal.show(outcome)
     except GenrecError as error:
         terminal.error(str(error))
@@ -189,7 +219,9 @@ def _show_keys(verb: Verb, words: str) -> None:
     if named:
         terminal.text(f"named configurations: {', '.join(named)}")
     for line in describe(verb.root):
-        terminal.out.print(f"  [bold]{escape(line.key)}[/bold] = {escape(line.default)}  [dim]({escape(line.type)})[/dim]")
+        terminal.out.print(
+            f"  [bold]{escape(line.key)}[/bold] = {escape(line.default)}  [dim]({escape(line.type)})[/dim]"
+        )
         terminal.out.print(f"      {escape(line.help)}")
 
 

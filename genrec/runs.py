@@ -101,7 +101,7 @@ class RunDirectory:
         with hold_lock(folder / ".lock", what="the run folder", where=folder):
             resumed = any(entry.name != ".lock" for entry in folder.iterdir())
             if resumed and not resume:
-                fix = "choose another folder, or continue the run in it with resume=true"
+                fix = "choose another folder, or go on with it by --resume"
                 raise RunError("the run folder is not empty", where=folder, fix=fix)
             if resumed:
                 _check_start(folder, command=command, config_text=config_text)

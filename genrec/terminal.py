@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -48,7 +49,7 @@ class Terminal:
     """
 
     as_json: bool = False
-    out: Console = field(default_factory=lambda: Console(soft_wrap=False, highlight=False))
+    out: Console = field(default_factory=lambda: stdout_console())
     err: Console = field(default_factory=lambda: Console(stderr=True, soft_wrap=True, highlight=False))
 
     def show(self, outcome: Outcome) -> None:
@@ -58,7 +59,10 @@ class Terminal:
             sys.stdout.flush()
             return
         for table in outcome.tables:
+            self.out.print(f"[bold]{escape(table.title)}[/bold]", soft_wrap=True)
             self.out.print(rich_table(table))
+            if table.caption:
+                self.out.print(f"[dim]{escape(table.caption)}[/dim]", soft_wrap=True)
             self.out.print()
         for note in outcome.notes:
             self.out.print(f"[dim]note:[/dim] {escape(note)}", soft_wrap=True)
@@ -73,12 +77,18 @@ class Terminal:
         self.out.print(text, markup=False, soft_wrap=True, end="" if text.endswith("\n") else "\n")
 
 
+def stdout_console() -> Console:
+    """Standard output; a file or a pipe has no width that a table would have to be squeezed into."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 120))
+
+
 def rich_table(table: Table) -> RichTable:
-    """`table` for a rich console; cells are shown literally."""
-    shown = RichTable(title=escape(table.title), caption=escape(table.caption) or None, title_justify="left")
-    shown.caption_justify = "left"
+    """The columns and rows of `table` for a rich console; cells are shown literally."""
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in table.columns:
-        shown.add_column(escape(column), justify="left" if column in table.left else "right", overflow="fold")
+        is_left = column in table.left
+        shown.add_column(escape(column), justify="left" if is_left else "right", overflow="fold", no_wrap=not is_left)
     for row in table.rows:
         shown.add_row(*map(escape, row))
     return shown
@@ -131,6 +141,7 @@ class ProgressReporter:
 
     def _line(self, task: str, done: int, total: int | None) -> None:
         now = time.monotonic()
+        self.last_line = self.last_line or now  # work that is done within 5 s needs no line
         started = self.started.setdefault(task, now)
         if now - self.last_line < SECONDS_BETWEEN_LINES or now == started:
             return

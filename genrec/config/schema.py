@@ -93,10 +93,11 @@ class SasrecSource:
 
     name: Literal["sasrec"] = "sasrec"
     interactions: str = key("text file")
-    layout: Literal["sequence", "pairs"] = key("`user item item ...` or `user item` a line", "sequence")
+    layout: Literal["sequence", "pairs", "auto"] = key("`user item item ...` or `user item` a line", "sequence")
     items: str | None = key("JSON lines of item descriptions", None)
-    item_id_field: str = key("field of the item id in `items`", "item_id")
+    item_id_field: str | None = key("field of the item id in `items`; null: found in its first line", None)
     codes: str | None = key("JSON of imported semantic IDs {item: [token, ...]}", None)
+    codes_offset: int = key("added to the integer item ids of `codes`", 0)
     skip_bad_lines: bool = key(SKIP, False)
 
 
@@ -107,6 +108,8 @@ class SequencesJsonlSource:
     name: Literal["sequences_jsonl"] = "sequences_jsonl"
     interactions: str = key("JSON lines, one user each")
     items: str | None = key("JSON lines of item descriptions", None)
+    item_id_field: str | None = key("field of the item id in `items`; null: found in its first line", None)
+    timestamp_unit: Literal["s", "ms"] = key("unit of the times", "s")
     skip_bad_lines: bool = key(SKIP, False)
 
 
@@ -125,13 +128,19 @@ class TableSource:
     """Your own tables: Parquet, CSV, TSV or JSON lines."""
 
     name: Literal["table"] = "table"
-    interactions: str = key("file or glob, one row an event")
-    items: str | None = key("file with one row an item", None)
+    interactions: str = key("file, folder of Parquet files, or glob; one row an event")
+    items: str | None = key("the same, one row an item", None)
     user_column: str = key("column of the user id", "user_id")
-    item_column: str = key("column of the item id, in both tables", "item_id")
-    timestamp_column: str | None = key("column of the time; null: the file's order (set order=file)", "timestamp")
+    item_column: str = key("column of the item id", "item_id")
+    timestamp_column: str | None = key("column of the time; null: none (set order.by=file)", "timestamp")
     timestamp_unit: Literal["auto", "s", "ms", "iso"] = key("unit of the time", "auto")
     rating_column: str | None = key("column of a rating, for filter.min_rating", None)
+    item_id_column: str | None = key("column of the id in `items`; null: as item_column", None)
+    title_column: str | None = key("column of the title; null: `title` if there is one", None)
+    brand_column: str | None = key("column of the brand; null: `brand` if there is one", None)
+    categories_column: str | None = key("column of the categories; null: `categories` if there is one", None)
+    categories_separator: str = key("between the categories of a text", "|")
+    description_column: str | None = key("column of the description; null: `description` if there is one", None)
     skip_bad_lines: bool = key(SKIP, False)
 
 
@@ -142,6 +151,10 @@ class SyntheticSource:
     name: Literal["synthetic"] = "synthetic"
     num_users: int = key("users", 2000, minimum=3)
     num_items: int = key("items", 500, minimum=10)
+    num_categories: int = key("categories of the catalogue", 12, minimum=1)
+    min_length: int = key("shortest history", 5, minimum=3)
+    max_length: int = key("longest history", 20, minimum=3)
+    immediate_repeats: bool = key("whether an item may follow itself", False)
     seed: int = key("seed of catalogue and histories", 0, minimum=0)
 
 
@@ -197,8 +210,8 @@ class TemporalSplit:
     name: Literal["temporal"] = "temporal"
     validation_fraction: float = key("share of events in the validation period", 0.1, minimum=0, maximum=1)
     test_fraction: float = key("share of events in the test period", 0.1, minimum=0, maximum=1)
-    validation_from: str | None = key("start of validation (ISO date or time, or s), instead of the share", None)
-    test_from: str | None = key("start of test (ISO date or time, or s), instead of the share", None)
+    validation_from: str | None = key("start of validation (ISO date or time, or s), instead of the shares", None)
+    test_from: str | None = key("start of test (ISO date or time, or s), instead of the shares", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +278,8 @@ class TfidfEmbedding:
     dimensions: int = key("width E of the vectors", 128, minimum=1)
     min_document_frequency: int = key("ignore terms in fewer items", 2, minimum=1)
     max_ngram: int = key("longest word n-gram", 2, minimum=1, maximum=5)
+    sublinear: bool = key("1 + ln(count) in place of the count of a term", True)
+    normalise: bool = key("vectors of length one", True)
     seed: int = key("seed of the SVD", 0, minimum=0)
     weight: float = key("weight in a combination", 1.0, minimum=0)
 
@@ -277,6 +292,7 @@ class SentenceEmbedding:
     model: str = key("local folder or hub name", "sentence-transformers/all-MiniLM-L6-v2")
     batch_size: int = key("texts a batch", 64, minimum=1)
     device: str | None = key("torch device; null: the best there is", None)
+    normalise: bool = key("vectors of length one", True)
     weight: float = key("weight in a combination", 1.0, minimum=0)
 
 
@@ -297,6 +313,8 @@ class CooccurrenceEmbedding:
     name: Literal["cooccurrence"] = "cooccurrence"
     dimensions: int = key("width E of the vectors", 64, minimum=1)
     window: int = key("largest distance of two co-occurring events", 5, minimum=1)
+    weighting: Literal["ppmi", "count"] = key("positive pointwise mutual information, or counts", "ppmi")
+    normalise: bool = key("vectors of length one", True)
     seed: int = key("seed of the SVD", 0, minimum=0)
     weight: float = key("weight in a combination", 1.0, minimum=0)
 
@@ -329,7 +347,8 @@ class EmbedConfig:
 class RecentPopularitySection:
     """Popularity of the last days of training."""
 
-    window_days: float = key("length of the window before the last training event", 30.0, minimum=0)
+    window_days: float | None = key("days before the last training event that count", 30.0, minimum=0)
+    half_life_days: float | None = key("instead of a window: age at which an event counts half", None, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +364,8 @@ class ItemKnnSection:
     history_length: int = key("last items of the history that count", 20, minimum=1)
 
 
-Baseline = Literal["popularity", "recent_popularity", "markov", "item_knn"]
+# `optimum` is the best predictor there can be; only a synthetic catalogue has one that is known.
+Baseline = Literal["popularity", "recent_popularity", "markov", "item_knn", "optimum"]
 Ties = Literal["pessimistic", "mid", "optimistic"]
 
 
@@ -362,7 +382,7 @@ class EvaluateConfig:
     item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
     cutoffs: tuple[int, ...] = key("k of the metrics", (1, 5, 10, 20, 50), minimum=1)
     ties: Ties = key("rank of a target among items of equal score", "pessimistic")
-    reference: Baseline = key("row that the others are compared with", "item_knn")
+    reference: Baseline | None = key("row that the others are compared with; null: no comparisons", "item_knn")
     num_resamples: int = key("bootstrap resamples", 1000, minimum=100)
     confidence: float = key("level of the intervals", 0.95, minimum=0.5, maximum=0.999)
     batch_size: int = key("cases scored at once", 1024, minimum=1)

@@ -305,7 +305,7 @@ def test_a_folder_that_is_not_empty_is_refused(folder: Path) -> None:
         finish(folder)
     assert raised.value.exit_code == 2
     assert str(raised.value) == (
-        f"{folder}: the run folder is not empty; choose another folder, or continue the run in it with resume=true"
+        f"{folder}: the run folder is not empty; choose another folder, or go on with it by --resume"
     )
     with pytest.raises(RunError, match=r"nothing to resume: the folder is not empty and has no config\.yaml"):
         finish(folder, resume=True)

@@ -107,8 +107,8 @@ def test_all_missing_values_are_reported_together() -> None:
         (schema.PrepareConfig, "overwrite=1", "(expected true or false, found '1')"),
         (schema.PrepareConfig, "output=", "(expected path, found nothing)"),
         (schema.PrepareConfig, "output.deep=1", "key 'output' is not a section"),
-        (schema.PrepareConfig, "filter=5", "(expected a section of keys, found '5')"),
-        (schema.PrepareConfig, "filter=five", "(expected a section of keys, found 'five')"),
+        (schema.PrepareConfig, "expect=5", "(expected a section of keys, found '5')"),
+        (schema.EvaluateConfig, "item_knn=five", "(expected a section of keys, found 'five')"),
         (schema.PrepareConfig, "order.by=random", "(expected one of timestamp, file, found 'random')"),
         (schema.PrepareConfig, "text.fields=[title, foo]", "(expected list of one of title"),
         (schema.PrepareConfig, "text.fields=title", "(expected list of one of title"),
@@ -121,7 +121,7 @@ def test_all_missing_values_are_reported_together() -> None:
     ],
 )
 def test_wrong_values(root: type, item: str, expected: str) -> None:
-    text = message(root, *PREPARE, item)
+    text = message(root, *(PREPARE if root is schema.PrepareConfig else ["dataset=d", "output=o"]), item)
     assert expected in text
     assert text.startswith("command line: ")
 
