@@ -6,7 +6,7 @@ become keyword arguments here; no part sees a configuration.
 
 from __future__ import annotations
 
-import dataclasses
+import glob
 import importlib.metadata
 import importlib.util
 import re
@@ -35,7 +35,7 @@ from genrec.data.prepare import OrderPolicy, Prepared
 from genrec.data.prepare import prepare as prepare_data
 from genrec.data.sources.registry import read_source
 from genrec.data.splits import SplitPolicy
-from genrec.data.synthetic import catalogue_of, read_synthetic
+from genrec.data.synthetic import catalogue_of
 from genrec.errors import ConfigError, GateError
 from genrec.evaluation.evaluate import evaluate_models, save_evaluation, score_model
 from genrec.evaluation.summary import report_rows
@@ -59,7 +59,9 @@ def prepare(config: schema.PrepareConfig, *, progress: Progress) -> Outcome:
         _download(config, raw_dir, progress)
     options = asdict(config.source)
     name = options.pop("name")
-    raw = read_synthetic(**options) if name == "synthetic" else read_source(name, raw_dir, **options)
+    progress("prepare", 0, 4)  # of four stages: read, filter and split, audit, write
+    raw = read_source(name, raw_dir, **options)
+    progress("prepare", 1, 4)
     prepared = prepare_data(
         raw,
         filters=FilterPolicy(**asdict(config.filter)),
@@ -68,9 +70,12 @@ def prepare(config: schema.PrepareConfig, *, progress: Progress) -> Outcome:
         text=TextPolicy(**asdict(config.text)),
     )
     _check_counts(prepared, config.expect)
+    progress("prepare", 2, 4)
     found = audit_tables(prepared.interactions, prepared.items)
+    progress("prepare", 3, 4)
     facts = {"source": to_plain(config.source), "card": config.card}
     artifact = save_dataset(prepared, config.output, facts=facts, audit=found, overwrite=config.overwrite)
+    progress("prepare", 4, 4)
     steps = prepared.facts["steps"]
     table = Table(
         f"{config.output}: what each step left",
@@ -404,11 +409,29 @@ def _doctor_cell(name: str, value: Any) -> str:
 
 
 def expected_cost(config: Any = None) -> list[str]:
-    """Lines for ``--dry-run``: what a command would read and about how long that takes."""
+    """Lines for ``--dry-run``: what a command would read, and how much work that is."""
     if isinstance(config, schema.PrepareConfig):
-        raw_dir = _raw_dir(config)
-        names = [getattr(config.source, f.name) for f in dataclasses.fields(config.source)]
-        files = [raw_dir / name for name in names if isinstance(name, str) and (raw_dir / name).is_file()]
-        size = sum(file.stat().st_size for file in files) / 1e6
-        return [f"reads {len(files)} files, {size:.1f} MB" if files else f"finds no raw file in {raw_dir}"]
-    return ["nothing is read or written"]
+        return _prepare_cost(config)
+    if isinstance(config, schema.EvaluateConfig | schema.SweepConfig):
+        dataset = Dataset.load(config.dataset, verify=False)
+        split = config.split if isinstance(config, schema.EvaluateConfig) else "validation"
+        rankings = len(config.models) if isinstance(config, schema.EvaluateConfig) else config.num_trials
+        cases, items = dataset.facts[f"num_{split}"], dataset.num_items
+        return [f"ranks {items:,} items for {cases:,} {split} cases, {rankings} times"]
+    if isinstance(config, schema.EmbedConfig):
+        return [f"embeds {Dataset.load(config.dataset, verify=False).num_items:,} items"]
+    return ["seconds"]
+
+
+def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
+    raw_dir = _raw_dir(config)
+    names = [value for value in asdict(config.source).values() if isinstance(value, str)]
+    found = {Path(match) for name in names for match in glob.glob(str(raw_dir / name))}
+    files = sorted(file for file in found if file.is_file())
+    if isinstance(config.source, schema.SyntheticSource):
+        return [f"makes {config.source.num_users:,} histories of {config.source.num_items:,} items"]
+    if not files:
+        return [f"finds no raw file in {raw_dir}" + ("; would download the card's" if config.download else "")]
+    size = sum(file.stat().st_size for file in files)
+    # Measured on two cores: ten million events of Parquet take 9 s and 1.9 GB.
+    return [f"reads {len(files)} files, {size / 1e6:,.1f} MB; a million events take about 1 s and 0.2 GB"]

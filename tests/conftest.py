@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and types of the array modules are checked while the tests run, and only then.
+install_import_hook(["genrec.embeddings", "genrec.data.synthetic"], "shape_checks.check")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

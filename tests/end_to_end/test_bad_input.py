@@ -1,4 +1,4 @@
-"""What users get wrong, through the command line: one line that says what, where and how to mend it, and the exit code."""
+"""What users get wrong, through the command line: one line that says what, where and how to mend it; an exit code."""
 
 from __future__ import annotations
 

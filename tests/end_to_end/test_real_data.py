@@ -18,10 +18,11 @@ RUNNER = CliRunner()
 DATA = [
     ("giftcards", "amazon2018_giftcards_raw", (453, 147, 2941), []),
     ("all_beauty", "amazon2018_allbeauty5_raw", (137, 24, 686), []),
-    ("all_beauty_2023", "amazon2023_allbeauty_5core", (253, 356, 2535), []),
+    ("all_beauty_2023", "amazon2023_allbeauty_5core", (253, 356, 2535), ["source.meta=meta_items_356.csv"]),
     ("ml_100k", "ml-100k", (943, 1682, 100000), []),
     ("ml_1m", "ml-1m", (6040, 3416, 999611), ["source.ratings=derived_interactions_5core.tsv.gz"]),
     ("office", "apao_office", (4905, 2420, 53258), []),
+    ("beauty_apao_ids", "amazon2014_beauty", (22363, 12101, 198502), []),
     ("beauty", "amazon2014_beauty", (22363, 12101, 198502), []),
 ]
 

@@ -33,3 +33,23 @@ def test_every_test_asserts(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             assert any(word in ast.unparse(node) for word in ASSERTING), f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_public_names_are_all_there() -> None:
+    import genrec
+
+    for name in dir(genrec):
+        assert getattr(genrec, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = genrec.nonsense
+
+
+def test_shapes_are_checked_while_tests_run() -> None:
+    import numpy as np
+    from jaxtyping import TypeCheckError
+
+    import genrec
+
+    catalogue = genrec.PlantedCatalogue.create(num_items=100, seed=1)
+    with pytest.raises(TypeCheckError):
+        catalogue.transition(np.zeros((2, 2), dtype=np.int64))

@@ -1,8 +1,9 @@
 """CSV and TSV with a header, all columns as text.
 
-Polars reads the file; whenever something about it is unusual (a row of another length, an empty cell where none should
-be, a quote that is not closed, bytes that are no utf-8) the file is read again by the standard library, which knows
-the line each row begins on. Knows nothing of any data set's columns.
+Polars reads the file if it is plain: no quotes at all, since Polars forgives malformed ones, and may then swallow
+lines. Whenever there are quotes, or something else is unusual (a row of another length, an empty cell where none should
+be, bytes that are no utf-8), the standard library reads it, which knows the line each row begins on. Knows nothing of
+any data set's columns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.data.sources.lines import BYTE_ORDER_MARK, LINE, BadLines, open_binary
+from genrec.data.sources.lines import BYTE_ORDER_MARK, CHUNK_BYTES, LINE, BadLines, open_binary
 from genrec.data.sources.names import missing_columns
 from genrec.errors import DataError
 
@@ -78,13 +79,26 @@ def read_csv(
 
 
 def _read_fast(path: Path, names: Sequence[str], never_null: Sequence[str]) -> pl.DataFrame | None:
+    if not _is_plain(path):
+        return None
     try:
-        frame = pl.read_csv(path, infer_schema=False, separator=csv_separator(path), columns=list(names))
+        frame = pl.read_csv(
+            path, infer_schema=False, separator=csv_separator(path), quote_char=None, columns=list(names)
+        )
     except (pl.exceptions.PolarsError, OSError):
         return None
     if any(frame[name].null_count() for name in never_null):
         return None
     return frame.select(names).with_row_index(LINE, offset=2)
+
+
+def _is_plain(path: Path) -> bool:
+    """No quotes, and no carriage return but at the ends of lines."""
+    with open_binary(path) as stream:
+        while block := stream.read(CHUNK_BYTES):
+            if b'"' in block or block.count(b"\r") != block.count(b"\r\n"):
+                return False
+    return True
 
 
 def _read_slowly(path: Path, header: Sequence[str], names: Sequence[str], bad: BadLines) -> pl.DataFrame:

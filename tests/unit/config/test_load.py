@@ -68,8 +68,10 @@ def test_named_parts() -> None:
     config = load_config(
         schema.EmbedConfig,
         [],
-        ["dataset=d", "output=o", "embedding=combined", "embedding.parts.a=tfidf", "embedding.parts.b=cooccurrence"]
-        + ["embedding.parts.b.weight=2"],
+        [
+            *("dataset=d", "output=o", "embedding=combined", "embedding.parts.a=tfidf"),
+            *("embedding.parts.b=cooccurrence", "embedding.parts.b.weight=2"),
+        ],
     )
     assert config.embedding == schema.CombinedEmbedding(
         parts={"a": schema.TfidfEmbedding(), "b": schema.CooccurrenceEmbedding(weight=2.0)}

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from genrec.data.cards import Counts, card_folders, find_card, list_cards, load_card
+from genrec.data.download import RemoteFile
 from genrec.errors import ConfigError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -60,7 +61,7 @@ def write(folder: Path, content: object, name: str = "x") -> Path:
 def test_a_small_card(tmp_path: Path) -> None:
     card = load_card(write(tmp_path, GOOD))
     assert (card.raw, card.prepared, card.notes) == (Counts(), Counts(), "")
-    assert (card.files[0].url, card.files[0].sha256, card.files[0].size, card.files[0].unpack) == (None, None, None, False)
+    assert card.files == (RemoteFile("a", url=None, sha256=None, size=None, unpack=False),)
 
 
 @pytest.mark.parametrize(

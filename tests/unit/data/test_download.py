@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import socket
 import stat
 import threading
@@ -19,7 +20,7 @@ import pytest
 from genrec.data.download import Patience, RemoteFile, download, unpack
 from genrec.errors import DataError, StorageError
 
-CONTENT = os.urandom(700_000)
+CONTENT = random.Random(0).randbytes(700_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 QUICK = Patience(attempts=3, backoff_seconds=0.001, timeout_seconds=5)
 
@@ -141,7 +142,7 @@ def test_dropped_connections_are_resumed(server: Server, tmp_path: Path, sha256:
 
 def test_an_interrupted_download_goes_on_in_the_next_run(server: Server, tmp_path: Path) -> None:
     server.drop_after = [400_000]
-    with pytest.raises(StorageError, match="failed 1 times.*the connection ended after 400000 of 700000 bytes"):
+    with pytest.raises(StorageError, match=r"failed 1 times.*the connection ended after 400000 of 700000 bytes"):
         download([remote(server)], tmp_path, patience=Patience(attempts=1))
     assert (tmp_path / "a.bin.partial").stat().st_size == 400_000
     assert not (tmp_path / "a.bin").exists()
@@ -161,7 +162,9 @@ def test_a_file_that_changed_meanwhile_starts_anew(server: Server, tmp_path: Pat
     assert server.requests[-1] == {"range": "bytes=400000-", "if-range": '"v1"'}
 
 
-@pytest.mark.parametrize(("etag", "sha256", "resumes"), [(None, SHA256, True), (None, None, False), ('W/"v"', None, False)])
+@pytest.mark.parametrize(
+    ("etag", "sha256", "resumes"), [(None, SHA256, True), (None, None, False), ('W/"v"', None, False)]
+)
 def test_without_anything_to_tell_versions_apart_it_starts_anew(
     server: Server, tmp_path: Path, etag: str | None, sha256: str | None, resumes: bool
 ) -> None:
@@ -233,7 +236,9 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.bin"  # bound, but nobody listens
-        with pytest.raises(StorageError, match=rf"cannot reach {url}: .*check the network, or get it by hand from {url}"):
+        with pytest.raises(
+            StorageError, match=rf"cannot reach {url}: .*check the network, or get it by hand from {url}"
+        ):
             download([RemoteFile("a.bin", url)], tmp_path, patience=Patience())
     assert list(tmp_path.iterdir()) == []
 

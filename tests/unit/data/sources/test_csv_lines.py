@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from genrec.data.sources.csv_lines import csv_header, read_csv
@@ -67,7 +67,7 @@ def test_bad_lines_are_named_and_can_be_left_out(tmp_path: Path, content: bytes,
     assert frame["u"].to_list() == [row[:1].decode() for row in content.split(b"\n")[1:] if row and row[:1] != b"c"]
 
 
-@pytest.mark.parametrize("content", [b'u,i\na,"b\nc,d\ne,f\n', b'u,i\na,"b\nc,d\ne,"f\n'])
+@pytest.mark.parametrize("content", [b'u,i\na,"b\nc,d\ne,f\n', b'u,i\na,"b\nc,d\ne,"f\n', b'u,i\na,"b\nc,d\ne,""f\n'])
 def test_a_quote_that_is_not_closed_is_never_left_out(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=r"a\.csv:2: a quote is not closed"):
@@ -99,6 +99,14 @@ def test_the_limit_of_the_standard_library_is_put_back(tmp_path: Path) -> None:
     assert csv.field_size_limit() == before
 
 
+def test_quotes_are_never_left_to_polars(tmp_path: Path) -> None:
+    path = write(tmp_path, b'u,i\na,"b"\n')
+    assert read_csv(path, ("u",), bad=BadLines(path)).is_exact
+    path = write(tmp_path, b'u,i\na,""b"\n')
+    with pytest.raises(DataError, match=r"a\.csv:2: wrong number of fields or quotes"):
+        read_csv(path, ("u", "i"), bad=BadLines(path))
+
+
 CELLS = st.text(alphabet='ab,"\n 1é', max_size=5)
 
 
@@ -113,3 +121,19 @@ def test_both_paths_read_what_the_standard_library_wrote(
     for exact in (False, True):
         frame = read_csv(path, ("u", "i"), bad=BadLines(path), exact=exact).frame.drop(LINE)
         assert [tuple(cell or None for cell in row) for row in frame.rows()] == expected
+
+
+@given(text=st.text(alphabet="ab,\n\r 1é#'", max_size=20))
+def test_a_plain_file_is_split_at_commas(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    assume("\r" not in (text + "\n").replace("\r\n", "\n"))  # lone ones are the standard library's affair
+    path = write(tmp_path_factory.mktemp("d"), ("u,i\n" + text + "\n").encode())
+    bad = BadLines(path, skip=True)
+    table = read_csv(path, ("u", "i"), bad=bad)
+    lines = [(number, line.removesuffix("\r").split(",")) for number, line in enumerate(text.split("\n"), 2)]
+    good = [(number, *(cell or None for cell in cells)) for number, cells in lines if len(cells) == 2]
+    assert table.frame.drop(LINE).rows() == [row[1:] for row in good]
+    if table.is_exact:
+        assert table.frame.rows() == good
+        assert bad.count == sum(len(cells) != 2 and cells != [""] for _, cells in lines)
+    else:
+        assert bad.count == 0

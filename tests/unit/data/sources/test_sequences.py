@@ -46,8 +46,8 @@ def test_sasrec_pairs_and_auto(tmp_path: Path) -> None:
 
 def test_text_with_items_and_codes_counted_from_another_number(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "1 1 2\n")
-    write(tmp_path, "items.jsonl", [{"asin": "B1", "n": 1, "title": "A&amp;B", "brand_inferred": "X", "categories": ["c"]},
-                                    {"asin": "B2", "n": 2, "title": None}])  # fmt: skip
+    item = {"asin": "B1", "n": 1, "title": "A&amp;B", "brand_inferred": "X", "categories": ["c"]}
+    write(tmp_path, "items.jsonl", [item, {"asin": "B2", "n": 2, "title": None}])
     write(tmp_path, "codes.json", {"0": ["<a_7>", "<b_0>"], "1": ["<a_7>", "<b_11>"]})
     raw = read_sasrec_text(
         tmp_path, interactions="a.txt", items="items.jsonl", item_id_field="n", codes="codes.json", codes_offset=1

@@ -86,7 +86,7 @@ def test_a_wrong_column_name_suggests_the_nearest(tmp_path: Path, ending: str) -
     with pytest.raises(DataError, match=r"missing column 'users'; did you mean 'user'\? \(found columns user, item"):
         read(tmp_path, name, user_column="users")
     with pytest.raises(
-        DataError, match="missing column 'timestamp'.*set timestamp_column=null if the data have no clock"
+        DataError, match=r"missing column 'timestamp'.*set timestamp_column=null if the data have no clock"
     ):
         read(tmp_path, name, timestamp_column="timestamp")
 
