@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -145,6 +145,11 @@ class RunDirectory:
     def metrics(self) -> list[dict[str, Any]]:
         """All records so far, those before a resumption included."""
         return read_metrics(self.path)
+
+    def keep_metrics(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Rewrites metrics.jsonl with the records that are kept: those after a checkpoint are logged again."""
+        kept = [json.dumps(record) + "\n" for record in self.metrics() if is_kept(record)]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
 
     def _start(self, config_text: str, inputs: list[dict[str, Any]]) -> None:
         here = environment()

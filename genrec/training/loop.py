@@ -1,0 +1,272 @@
+"""The training loop: a Lightning Trainer whose epochs are stretches of steps that end in validation and a checkpoint.
+
+What a step does is a function of (seed, step): its batch comes from a `BatchStream`, its dropout from a seed folded
+with the step. A checkpoint is written at the end of each stretch, after validation, so a run that is killed anywhere
+goes on from the last one and ends with bit-equal weights on the same device. Knows nothing of what the task computes.
+
+Checkpoints, the best weights and stopping are ours, in some forty lines, because Lightning 2.6 goes on from a
+checkpoint of an epoch's end with one more batch of the old epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from genrec.data.batches import BatchStream
+from genrec.errors import ArtifactError
+from genrec.files import writing
+from genrec.runs import RunDirectory
+from genrec.seeding import fold_in
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and on what to train.
+
+    Attributes:
+        max_epochs: passes over the data.
+        validate_every: steps between two validations (and checkpoints); None: once an epoch of the data.
+        patience: validations without improvement after which training stops; None: never.
+        metric: what `validate` returns and is maximised, for the best checkpoint and for stopping.
+        precision: a Lightning precision, such as "32-true" or "bf16-mixed".
+        accelerator: a Lightning accelerator, such as "cpu" or "auto".
+        clip_norm: largest gradient norm; None: no clipping.
+        seed: of batches and dropout.
+    """
+
+    max_epochs: int
+    validate_every: int | None = None
+    patience: int | None = None
+    metric: str = "recall@10"
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    clip_norm: float | None = 1.0
+    seed: int = 0
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands; part of every checkpoint.
+
+    Attributes:
+        step: steps done.
+        best_metric, best_step: of the best validation so far.
+        num_waited: validations since then.
+    """
+
+    step: int = 0
+    best_metric: float = -math.inf
+    best_step: int = 0
+    num_waited: int = 0
+
+    def is_over(self, total_steps: int, patience: int | None) -> bool:
+        return self.step >= total_steps or (patience is not None and self.num_waited >= patience)
+
+
+def fit(
+    task: pl.LightningModule,
+    stream: BatchStream,
+    validate: Callable[[], Mapping[str, float]],
+    *,
+    run: RunDirectory,
+    options: FitOptions,
+    progress: Progress | None = None,
+) -> TrainingState:
+    """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
+
+    Args:
+        task: its `training_step` takes a dict of tensors (items, targets, is_target; see `Batch`) and returns a dict
+            with the loss and other scalars to record.
+        stream: the batches.
+        validate: metrics of the task's model as it is now, by the real decoder; holds `options.metric`.
+        run: where checkpoints, metrics and status go.
+        options: how long and on what.
+        progress: called with ("train", steps done, steps in all).
+
+    Returns:
+        Where training ended; it stopped early if `step` is below max_epochs x batches.
+
+    Raises:
+        ArtifactError: the checkpoint cannot be read.
+        Whatever `training_step` and `validate` raise.
+    """
+    total_steps = options.max_epochs * stream.num_batches
+    every = min(options.validate_every or stream.num_batches, total_steps)
+    folder = run.path / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    state, tensors = TrainingState(), None
+    if (folder / "last.pt").is_file():
+        state, tensors = _load(folder / "last.pt")
+        run.keep_metrics(lambda record: record.get("step", 0) <= state.step)
+        logger.info("resuming at step %d of %d", state.step, total_steps)
+    if not state.is_over(total_steps, options.patience):
+        trainer = pl.Trainer(
+            max_steps=total_steps - state.step,
+            max_epochs=-1,
+            accelerator=options.accelerator,
+            devices=1,
+            precision=options.precision,  # type: ignore[arg-type]
+            gradient_clip_val=options.clip_norm,
+            callbacks=[_Stretch(state, tensors, validate, run=run, options=options, total=total_steps, tell=progress)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            limit_val_batches=0,
+            default_root_dir=run.path,
+        )
+        trainer.fit(task, _Stretches(stream, every, total_steps, state))
+    _, tensors = _load(folder / "best.pt")
+    task.load_state_dict(tensors["model"])
+    return state
+
+
+class _Stretches:
+    """The batches from the present step to the end of its stretch."""
+
+    def __init__(self, stream: BatchStream, every: int, total_steps: int, state: TrainingState) -> None:
+        self.stream = stream
+        self.every = every
+        self.total_steps = total_steps
+        self.state = state
+
+    def __len__(self) -> int:
+        return self.every
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        step = self.state.step
+        end = min(step + self.every, self.total_steps)
+        while step < end:
+            epoch, start = divmod(step, self.stream.num_batches)
+            for batch in self.stream.epoch(epoch, start):
+                yield {
+                    "items": torch.from_numpy(batch.items),
+                    "targets": torch.from_numpy(batch.targets),
+                    "is_target": torch.from_numpy(batch.is_target),
+                }
+                step += 1
+                if step == end:
+                    return
+
+
+class _Stretch(Callback):
+    """Seeds every step by its number; ends a stretch with validation, a record, the best weights and a checkpoint."""
+
+    def __init__(
+        self,
+        state: TrainingState,
+        tensors: dict[str, Any] | None,
+        validate: Callable[[], Mapping[str, float]],
+        *,
+        run: RunDirectory,
+        options: FitOptions,
+        total: int,
+        tell: Progress | None,
+    ) -> None:
+        self.state = state
+        self.tensors = tensors
+        self.validate = validate
+        self.run = run
+        self.options = options
+        self.total = total
+        self.tell = tell
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.tensors is not None:
+            pl_module.load_state_dict(self.tensors["model"])
+            trainer.optimizers[0].load_state_dict(self.tensors["optimizer"])
+            trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.tensors["scheduler"])
+            self.tensors = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+        self.num_targets = self.num_batches = 0
+        self.sums: dict[str, float] = {}
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(fold_in(self.options.seed, self.state.step))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.state.step += 1
+        self.num_batches += 1
+        self.num_targets += int(batch["is_target"].sum())
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        if self.tell is not None:
+            self.tell("train", self.state.step, self.total)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = time.monotonic() - self.started
+        pl_module.eval()
+        with torch.inference_mode():
+            metrics = dict(self.validate())
+        pl_module.train()
+        record = {
+            "step": self.state.step,
+            "learning_rate": max(group["lr"] for group in trainer.optimizers[0].param_groups),
+            **{f"train_{name}": total / self.num_batches for name, total in self.sums.items()},
+            **metrics,
+            "targets_per_second": self.num_targets / max(seconds, 1e-9),
+        }
+        self.run.log_metrics(record)
+        self._keep(trainer, pl_module, metrics[self.options.metric])
+        self.run.update(step=self.state.step, message=f"best {self.options.metric} {self.state.best_metric:.4f}")
+        logger.info("%s", record)
+
+    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, metric: float) -> None:
+        state, folder = self.state, self.run.path / "checkpoints"
+        is_best = metric > state.best_metric
+        state.num_waited = 0 if is_best else state.num_waited + 1
+        model = pl_module.state_dict()
+        if is_best:
+            state.best_metric, state.best_step = metric, state.step
+            _save(folder / "best.pt", state, {"model": model})
+        tensors = {
+            "model": model,
+            "optimizer": trainer.optimizers[0].state_dict(),
+            "scheduler": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+        }
+        _save(
+            folder / "last.pt", state, tensors
+        )  # after best: a kill between the two repeats this stretch, best included
+        trainer.should_stop = state.is_over(self.total, self.options.patience)
+
+
+def _save(path: Path, state: TrainingState, tensors: dict[str, Any]) -> None:
+    """Whole or not at all: a kill leaves the old checkpoint or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        with partial.open("wb") as file:
+            torch.save({"state": asdict(state), **tensors}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+
+def _load(path: Path) -> tuple[TrainingState, dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return TrainingState(**content.pop("state")), content
+    except (RuntimeError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise ArtifactError(f"cannot read the checkpoint: {error}", where=path, fix="start a new run") from error

@@ -1,0 +1,122 @@
+"""The loop on a small task with dropout: a killed run goes on to bit-equal weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import os, signal, sys
+import numpy as np, torch, lightning.pytorch as pl
+from genrec.data.batches import BatchStream
+from genrec.data.sequences import Ragged
+from genrec.runs import RunDirectory
+from genrec.training.loop import FitOptions, fit
+
+class Task(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Embedding(20, 8)
+        self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 20))
+        self.kill = None
+    def training_step(self, batch, batch_idx):
+        if state_step(self) == self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        logits = self.head(self.embed(batch["items"].clamp(min=0)))
+        chosen = batch["is_target"]
+        loss = torch.nn.functional.cross_entropy(logits[chosen], batch["targets"][chosen])
+        return {"loss": loss}
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.05 * step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+def state_step(task):
+    return task.trainer.callbacks[0].state.step
+
+folder, kill, every, patience = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+random = np.random.default_rng(0)
+rows = [[(start + step) % 20 for step in range(int(random.integers(3, 9)))] for start in range(40)]
+stream = BatchStream(Ragged.from_lists(rows), batch_size=8, max_length=6, seed=3)
+task = Task()
+task.kill = None if kill < 0 else kill
+def validate():
+    if kill == -2 and state_step(task) == 2 * every and not os.environ.get("RESUMED"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if patience < 5:
+        return {"recall@10": 1.0 / (1 + state_step(task))}
+    return {"recall@10": float(-task.embed.weight.square().mean()) + state_step(task)}
+options = FitOptions(max_epochs=4, validate_every=every, patience=patience, seed=5, accelerator="cpu")
+with RunDirectory.open(folder, command="train", config_text="a: 1\\n", resume=bool(os.environ.get("RESUMED"))) as run:
+    found = fit(task, stream, validate, run=run, options=options)
+torch.save(task.state_dict(), folder + "/final.pt")
+print(found)
+"""
+
+
+def train(folder: Path, *, kill: int = -1, every: int = 5, patience: int = 99, resume: bool = False) -> int:
+    environment = {**os.environ, "RESUMED": "1" if resume else "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(kill), str(every), str(patience)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "final.pt")
+
+
+def records(folder: Path) -> list[dict[str, float]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "targets_per_second"} for record in found]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kill", [0, 7, 10, -2, 23], ids=["first", "middle", "boundary", "validation", "last"])
+def test_a_killed_run_ends_with_equal_weights_and_records(kill: int, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, kill=kill) == -signal.SIGKILL
+    assert train(folder, resume=True) == 0
+    expected, found = weights(whole), weights(folder)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert records(folder) == records(whole)
+
+
+def test_training_lowers_the_loss_and_records_every_stretch(whole: Path) -> None:
+    lines = records(whole)
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 24]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_the_best_weights_are_loaded_and_training_stops_early(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, patience=2) == 0
+    assert [line["step"] for line in records(folder)] == [5, 10, 15]
+    best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    assert best["state"]["best_step"] == 5
+    found = weights(folder)
+    assert all(torch.equal(value, found[name]) for name, value in best["model"].items())
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert train(folder, patience=2, resume=True) == 0
+    assert (folder / "metrics.jsonl").read_bytes() == before
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in best["model"].items())
