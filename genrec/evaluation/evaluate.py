@@ -9,10 +9,10 @@ that scores histories; must not know how models are built, configured or display
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack, runtime_checkable
 
 import numpy as np
 import polars as pl
@@ -20,10 +20,10 @@ import scipy.sparse as sp
 
 from genrec.artifacts import Artifact, load_artifact, write_artifact
 from genrec.data.sequences import Cases, Ragged
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import RankCounts, Scores, check_cutoffs, parse_metric, rank_counts, ranks
 from genrec.evaluation.slices import length_labels, novelty_labels, popularity_labels
-from genrec.evaluation.summary import SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
+from genrec.evaluation.summary import CUTOFFS, SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
 
 KIND = "evaluation"
 EMPTY_HISTORY_MODEL = "popularity for empty histories"
@@ -34,6 +34,17 @@ class Ranker(Protocol):
 
     def scores(self, histories: Ragged) -> Scores:
         """[B, N], higher is better; see `genrec.evaluation.metrics.Scores`."""
+        ...
+
+
+@runtime_checkable
+class SearchRanker(Ranker, Protocol):
+    """A ranker that searches for some items and leaves the others out, so a mask needs a search of its own."""
+
+    num_candidates: int
+
+    def masked_scores(self, histories: Ragged) -> Scores:
+        """[B, N] CSR; as `scores`, from a search that may not return the items of the history."""
         ...
 
 
@@ -78,7 +89,9 @@ def evaluate_models(
         DataError: no cases, an index outside the catalogue, scores of a wrong shape or not finite.
         ConfigError: no models, a cut-off above N, an unknown tie rule or reference.
     """
-    check_protocol(list(models), num_items=len(train_counts), **summary)  # before the work, not after it
+    # Before the work, not after it.
+    check_protocol(list(models), num_items=len(train_counts), **summary)
+    _check_lists(models, summary.get("cutoffs", CUTOFFS))
     frame = rank_cases(models, cases, train_counts=train_counts, batch_size=batch_size, progress=progress)
     return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary))
 
@@ -177,6 +190,18 @@ def load_evaluation(path: Path) -> Evaluation:
     return Evaluation(pl.read_parquet(artifact.file("cases.parquet")), report)
 
 
+def _check_lists(models: Mapping[str, Ranker], cutoffs: Sequence[int]) -> None:
+    largest = max(cutoffs)
+    for name, model in models.items():
+        if isinstance(model, SearchRanker) and model.num_candidates < largest:
+            raise ConfigError(
+                f"cut-off {largest} is above the number of candidates",
+                where=f"model {name!r}",
+                expected=f"at most {model.num_candidates}",
+                fix="widen the search or choose smaller cutoffs",
+            )
+
+
 def _check_inputs(cases: Cases, train_counts: np.ndarray) -> np.ndarray:
     num_items = len(train_counts)
     if len(cases) == 0:
@@ -222,6 +247,9 @@ def _rank_model(
             )
         seen_row, seen_item, _ = batch.histories.flat()
         counts = rank_counts(scores, batch.target, (seen_row, seen_item), model=name)
+        if isinstance(model, SearchRanker):
+            masked = rank_counts(model.masked_scores(batch.histories), batch.target, (seen_row, seen_item), model=name)
+            counts = RankCounts(*counts[:2], *masked[2:])
         for column, values in zip(ranked, counts, strict=True):
             column[rows] = values
         if progress is not None:

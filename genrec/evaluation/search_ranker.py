@@ -1,0 +1,53 @@
+"""A candidate generator as something that evaluation can rank: what its search returns has a score, the rest has none.
+
+The generator that is shipped is the one that is measured. Must not know models.
+"""
+
+# B histories, N items, k candidates
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from genrec.data.sequences import Ragged
+from genrec.decoding.generator import CandidateGenerator
+
+
+class GeneratorRanker:
+    """Scores = those of the k candidates of a search; every other item counts as not recommended.
+
+    Args:
+        generator: searches for candidates.
+        num_candidates: k, at most its beam width.
+    """
+
+    def __init__(self, generator: CandidateGenerator, num_candidates: int) -> None:
+        self.generator = generator
+        self.num_candidates = num_candidates
+
+    def scores(self, histories: Ragged) -> sp.csr_matrix:
+        """[B, N] CSR of log-probabilities; see `genrec.evaluation.evaluate.Ranker`."""
+        return self._search(histories, exclude_seen=False)
+
+    def masked_scores(self, histories: Ragged) -> sp.csr_matrix:
+        """[B, N] CSR from a search without the items of the history."""
+        return self._search(histories, exclude_seen=True)
+
+    def _search(self, histories: Ragged, *, exclude_seen: bool) -> sp.csr_matrix:
+        size = self.generator.batch_size
+        parts = [
+            self.generator.search(
+                histories.take(slice(start, start + size)), self.num_candidates, exclude_seen=exclude_seen
+            )
+            for start in range(0, len(histories), size)
+        ]
+        items = np.concatenate([part.item_index.cpu().numpy() for part in parts])
+        scores = np.concatenate([part.score.cpu().double().numpy() for part in parts])
+        row, place = np.nonzero(items >= 0)
+        column = items[row, place]
+        order = np.lexsort((column, row))
+        counts = np.bincount(row, minlength=len(items))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        shape = (len(items), self.generator.trie.num_items)
+        return sp.csr_matrix((scores[row, place][order], column[order], offsets), shape=shape)
