@@ -1,4 +1,4 @@
-"""``genrec <verb> [config ...] [key=value ...]``: reads the words, calls one function of `genrec.pipeline`, shows it.
+"""``genrec <verb> [config ...] [key=value ...]``: reads the words, calls one function in `genrec.pipeline`, shows it.
 
 Imports what is heavy inside the verbs, so that ``--help`` is instant. Exit codes: 0 ok, 2 usage or configuration, 3
 data or storage, 4 a gate failed, 5 lineage mismatch, 130 interrupted.
@@ -24,44 +24,57 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Verb:
-    """One sub-command: its configuration, the function it calls, whether it can resume."""
+    """One sub-command: its configuration, the function it calls in ``genrec.pipeline.<module>``, if it can resume."""
 
     name: str
     root: type | None
+    module: str
     function: str
     summary: str
     resumable: bool = False
-    module: str = "genrec.pipeline"
 
 
 VERBS = (
     Verb(
         "quickstart",
         schema.QuickstartConfig,
+        "run",
         "quickstart",
         "The whole road on a synthetic catalogue, nothing downloaded.",
     ),
-    Verb("prepare", schema.PrepareConfig, "prepare", "Raw files -> an audited, split dataset."),
-    Verb("audit", schema.AuditConfig, "audit", "Leaks, ties, duplicates, repeats, cold items, skew of a dataset."),
-    Verb("embed", schema.EmbedConfig, "embed", "Item text or signals -> vectors."),
-    Verb("evaluate", schema.EvaluateConfig, "evaluate", "Full ranking of the catalogue, one table with intervals."),
-    Verb("sweep", schema.SweepConfig, "sweep", "Tune item-kNN on the validation split.", resumable=True),
-    Verb("doctor", None, "doctor", "What this machine has, and what is missing."),
+    Verb("prepare", schema.PrepareConfig, "prepare", "prepare", "Raw files -> an audited, split dataset."),
+    Verb(
+        "audit",
+        schema.AuditConfig,
+        "prepare",
+        "audit",
+        "Leaks, ties, duplicates, repeats, cold items, skew of a dataset.",
+    ),
+    Verb("embed", schema.EmbedConfig, "embed", "embed", "Item text or signals -> vectors."),
+    Verb(
+        "evaluate",
+        schema.EvaluateConfig,
+        "evaluate",
+        "evaluate",
+        "Full ranking of the catalogue, one table with intervals.",
+    ),
+    Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN on the validation split.", resumable=True),
+    Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
 )
 INSPECT = (
     Verb(
         "item",
         schema.InspectItemConfig,
+        "inspect",
         "inspect_item",
         "One item: description, counts, what follows it.",
-        module="genrec.inspection",
     ),
     Verb(
         "user",
         schema.InspectUserConfig,
+        "inspect",
         "inspect_user",
         "One user: history, target, recommendations.",
-        module="genrec.inspection",
     ),
 )
 
@@ -140,7 +153,7 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
         if dry_run:
             _show_plan(terminal, verb, positional)
             return
-        module = importlib.import_module(verb.module)
+        module = importlib.import_module(f"genrec.pipeline.{verb.module}")
         with ProgressReporter(terminal.err) as progress:
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
         terminal.show(outcome)
@@ -197,8 +210,8 @@ def _show_plan(terminal: Any, verb: Verb, positional: list[Any]) -> None:
 
     for config in positional:
         terminal.text(to_yaml(config))
-    pipeline = importlib.import_module("genrec.pipeline")
-    for line in pipeline.expected_cost(*positional):
+    plan = importlib.import_module("genrec.pipeline.plan")
+    for line in plan.expected_cost(*positional):
         terminal.text(f"# {line}")
 
 

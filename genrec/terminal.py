@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table as RichTable
 
 SECONDS_BETWEEN_LINES = 5.0
+
+Progress = Callable[[str, int, int | None], None]  # (task, done, total)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class ProgressReporter:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.bar: Progress | None = None
+        self.bar: ProgressBar | None = None
         self.tasks: dict[str, Any] = {}
         self.started: dict[str, float] = {}
         self.last_line = 0.0
@@ -130,7 +133,7 @@ class ProgressReporter:
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
             )
-            self.bar = Progress(*columns, console=self.console)
+            self.bar = ProgressBar(*columns, console=self.console)
             self.bar.start()
         if task not in self.tasks:
             self.tasks[task] = self.bar.add_task(escape(task), total=total, rate="")

@@ -1,0 +1,152 @@
+"""``genrec evaluate``: dataset and models -> evaluation artifact and one table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from genrec.baselines.base import Baseline
+from genrec.baselines.item_knn import DirectedItemKnn
+from genrec.baselines.markov import LastItemMarkov
+from genrec.baselines.planted import PlantedOptimum
+from genrec.baselines.popularity import Popularity, RecentPopularity
+from genrec.config import schema
+from genrec.config.load import to_plain
+from genrec.data.dataset import Dataset
+from genrec.data.synthetic import catalogue_of
+from genrec.errors import ConfigError
+from genrec.evaluation.evaluate import evaluate_models, save_evaluation
+from genrec.evaluation.summary import report_rows
+from genrec.terminal import Outcome, Progress, Table
+
+
+def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
+    """Dataset -> evaluation artifact and the table of its rows."""
+    dataset = Dataset.load(config.dataset)
+    models, notes = _fit_models(config, dataset)
+    cases = dataset.cases(config.split)
+    train = dataset.train()
+    evaluation = evaluate_models(
+        models,
+        cases,
+        train_counts=_counts(train, dataset.num_items),
+        batch_size=config.batch_size,
+        progress=progress,
+        cutoffs=config.cutoffs,
+        tie_rule=config.ties,
+        num_resamples=config.num_resamples,
+        confidence=config.confidence,
+        seed=config.seed,
+        reference=config.reference if config.reference in models else None,
+    )
+    report = evaluation.report
+    report["split"] = config.split
+    report["left_out"] = notes
+    report["configuration"] = to_plain(config)
+    artifact = save_evaluation(
+        config.output, evaluation, parents={"dataset": dataset.artifact}, overwrite=config.overwrite
+    )
+    summary = {
+        "output": str(config.output),
+        "identity": artifact.identity,
+        "num_cases": report["num_cases"],
+        "rows": report["rows"],
+        "left_out": notes,
+    }
+    follow = f"genrec inspect user dataset={config.dataset} user={dataset.users['user_id'][0]}"
+    return Outcome(summary, _report_tables(report, config), notes=(*notes, *_case_notes(report)), next=follow)
+
+
+def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[str, Baseline], list[str]]:
+    """The fitted rows of the table, and one line for each that the data cannot carry."""
+    train, timestamps = dataset.train(), dataset.train_timestamps()
+    models: dict[str, Baseline] = {}
+    notes = []
+    for name in config.models:
+        if name == "recent_popularity" and timestamps is None:
+            notes.append("recent_popularity is left out: the data have no timestamps")
+            continue
+        models[name] = _build_model(name, config, dataset).fit(
+            train, num_items=dataset.num_items, timestamps=timestamps
+        )
+    return models, notes
+
+
+def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> Baseline:
+    if name == "popularity":
+        return Popularity()
+    if name == "recent_popularity":
+        return RecentPopularity(**asdict(config.recent_popularity))
+    if name == "markov":
+        return LastItemMarkov()
+    if name == "item_knn":
+        return DirectedItemKnn(**asdict(config.item_knn))
+    source = dict(dataset.artifact.facts["source"])
+    if source.pop("name") != "synthetic":
+        raise ConfigError(
+            "the optimum is known for a synthetic catalogue only", where="key 'models'", fix="leave it out"
+        )
+    return PlantedOptimum(catalogue_of(**source), dataset.item_ids.to_list())
+
+
+def _counts(train: Any, num_items: int) -> np.ndarray:
+    return np.bincount(train.flat()[1], minlength=num_items)
+
+
+def _report_tables(report: dict[str, Any], config: schema.EvaluateConfig) -> tuple[Table, ...]:
+    """The headline; every cut-off, one table a mask; and what the tie rule does, where it does something."""
+    header, *rows = report_rows(report)
+    cases, items = report["num_cases"], report["protocol"]["num_items"]
+    title = f"{config.dataset}, {config.split}: {cases:,} cases, full ranking of {items:,} items"
+    caption = f"intervals: {config.confidence:.0%} bootstrap over cases; equal scores: {config.ties} ranks"
+    tables = [Table(title, header, tuple(rows), left=header[:2], caption=caption)]
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in config.cutoffs]
+    columns = ("model", *(name.replace("recall", "R").replace("ndcg", "N") for name in names))
+    for mask, label in (("none", "no mask"), ("seen", "seen items masked")):
+        cells = tuple(
+            (row["model"], *(short(row["metrics"][name]["mean"]) for name in names))
+            for row in report["rows"]
+            if row["mask"] == mask
+        )
+        tables.append(Table(f"every cut-off, {label}", columns, cells, left=columns[:1]))
+    tied = [row for row in report["rows"] if _depends_on_ties(row)]
+    if tied:
+        rules = list(tied[0]["tie_bounds"])
+        first = report["protocol"]["primary_cutoff"]
+        columns = (
+            "model",
+            "seen mask",
+            *(f"{metric}@{first} {rule}" for metric in "RN" for rule in ("pess.", "mid", "opt.")),
+        )
+        assert len(rules) == 2
+        cells = tuple(
+            (
+                row["model"],
+                row["mask"],
+                *(short(value) for name in rules for value in row["tie_bounds"][name].values()),
+            )
+            for row in tied
+        )
+        tables.append(Table("equal scores: what the tie rule decides", columns, cells, left=columns[:2]))
+    return tuple(tables)
+
+
+def _depends_on_ties(row: dict[str, Any]) -> bool:
+    return any(len({short(value) for value in bounds.values()}) > 1 for bounds in row["tie_bounds"].values())
+
+
+def short(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _case_notes(report: dict[str, Any]) -> tuple[str, ...]:
+    texts = {
+        "num_empty_history": "cases have an empty history and were served by popularity",
+        "num_target_unseen_in_train": "targets never occur in training",
+        "num_target_outside_catalogue": "targets are outside the catalogue and count as misses",
+        "num_target_in_history": "targets are in their own history (repeats): always misses under the seen mask",
+        "num_fewer_candidates": "cases have fewer unseen items than the largest cut-off",
+    }
+    return tuple(f"{report[name]:,} {text}" for name, text in texts.items() if report[name])

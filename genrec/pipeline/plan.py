@@ -1,0 +1,41 @@
+"""``--dry-run``: what a command would read, and how much work that is."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from genrec.config import schema
+from genrec.data.dataset import Dataset
+from genrec.pipeline.prepare import raw_folder
+
+
+def expected_cost(config: Any = None) -> list[str]:
+    """Lines for ``--dry-run``: what a command would read, and how much work that is."""
+    if isinstance(config, schema.PrepareConfig):
+        return _prepare_cost(config)
+    if isinstance(config, schema.EvaluateConfig | schema.SweepConfig):
+        dataset = Dataset.load(config.dataset, verify=False)
+        split = config.split if isinstance(config, schema.EvaluateConfig) else "validation"
+        rankings = len(config.models) if isinstance(config, schema.EvaluateConfig) else config.num_trials
+        cases, items = dataset.facts[f"num_{split}"], dataset.num_items
+        return [f"ranks {items:,} items for {cases:,} {split} cases, {rankings} times"]
+    if isinstance(config, schema.EmbedConfig):
+        return [f"embeds {Dataset.load(config.dataset, verify=False).num_items:,} items"]
+    return ["seconds"]
+
+
+def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
+    raw_dir = raw_folder(config)
+    names = [value for value in asdict(config.source).values() if isinstance(value, str)]
+    found = {Path(match) for name in names for match in glob.glob(str(raw_dir / name))}
+    files = sorted(file for file in found if file.is_file())
+    if isinstance(config.source, schema.SyntheticSource):
+        return [f"makes {config.source.num_users:,} histories of {config.source.num_items:,} items"]
+    if not files:
+        return [f"finds no raw file in {raw_dir}" + ("; would download the card's" if config.download else "")]
+    size = sum(file.stat().st_size for file in files)
+    # Measured on two cores: ten million events of Parquet take 9 s and 1.9 GB.
+    return [f"reads {len(files)} files, {size / 1e6:,.1f} MB; a million events take about 1 s and 0.2 GB"]
