@@ -48,7 +48,7 @@ VERBS = (
         schema.AuditConfig,
         "prepare",
         "audit",
-        "Leaks, ties, duplicates, repeats, cold items, skew of a dataset.",
+        "What a dataset hides: leaks, ties, cold items, skew.",
     ),
     Verb("embed", schema.EmbedConfig, "embed", "embed", "Item text or signals -> vectors."),
     Verb(
@@ -56,7 +56,7 @@ VERBS = (
         schema.EvaluateConfig,
         "evaluate",
         "evaluate",
-        "Full ranking of the catalogue, one table with intervals.",
+        "Full ranking, one table with intervals.",
     ),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN on the validation split.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),

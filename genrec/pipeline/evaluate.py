@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from genrec.baselines.base import Baseline
+from genrec.baselines.base import Baseline, count_items
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.baselines.markov import LastItemMarkov
 from genrec.baselines.planted import PlantedOptimum
@@ -31,7 +29,7 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
     evaluation = evaluate_models(
         models,
         cases,
-        train_counts=_counts(train, dataset.num_items),
+        train_counts=count_items(train, dataset.num_items),
         batch_size=config.batch_size,
         progress=progress,
         cutoffs=config.cutoffs,
@@ -91,10 +89,6 @@ def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> 
     return PlantedOptimum(catalogue_of(**source), dataset.item_ids.to_list())
 
 
-def _counts(train: Any, num_items: int) -> np.ndarray:
-    return np.bincount(train.flat()[1], minlength=num_items)
-
-
 def _report_tables(report: dict[str, Any], config: schema.EvaluateConfig) -> tuple[Table, ...]:
     """The headline; every cut-off, one table a mask; and what the tie rule does, where it does something."""
     header, *rows = report_rows(report)
@@ -138,6 +132,7 @@ def _depends_on_ties(row: dict[str, Any]) -> bool:
 
 
 def short(value: float) -> str:
+    """Four digits, without the zero before the point."""
     return f"{value:.4f}".removeprefix("0")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec.baselines.base import recommend
+from genrec.baselines.base import count_items, recommend
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.config import schema
 from genrec.data.dataset import Dataset
@@ -30,7 +30,7 @@ def inspect_item(config: schema.InspectItemConfig, *, progress: Progress) -> Out
     dataset = Dataset.load(config.dataset)
     index = _find(config.item, dataset.items, "item_id", config.dataset)
     train = dataset.train()
-    counts = np.bincount(train.flat()[1], minlength=dataset.num_items)
+    counts = count_items(train, dataset.num_items)
     row = dataset.items.row(index, named=True)
     facts = {
         "item_id": config.item,
@@ -66,7 +66,7 @@ def inspect_user(config: schema.InspectUserConfig, *, progress: Progress) -> Out
         )
     case = cases.take(of_user[:1])
     train = dataset.train()
-    counts = np.bincount(train.flat()[1], minlength=dataset.num_items)
+    counts = count_items(train, dataset.num_items)
     history, target = case.histories[0], int(case.target[0])
     model = DirectedItemKnn(**asdict(config.item_knn)).fit(train, num_items=dataset.num_items)
     items, scores = recommend(model, case.histories, dataset.num_items, exclude_seen=config.exclude_seen)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from genrec.baselines.base import count_items
 from genrec.baselines.tuning import KnnFactory, KnnSearch, best_trial
 from genrec.config import schema
 from genrec.config.load import to_yaml
 from genrec.data.dataset import Dataset
 from genrec.evaluation.evaluate import score_model
 from genrec.files import write_json, write_text
+from genrec.pipeline.evaluate import short
 from genrec.runs import RunDirectory
 from genrec.terminal import Outcome, Progress, Table
 
