@@ -1,0 +1,1 @@
+"""From vectors to codes: quantisers, and the health of what they make."""

@@ -1,0 +1,348 @@
+"""The table of semantic IDs: codes by item, collision policies, identity, and the artifact "semantic_ids".
+
+Knows arrays and artifacts; must not know how codes were made, nor tensors.
+"""
+# N items, L levels, K codes of a level
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genrec.artifacts import Artifact, check_parent, load_artifact, read_json, write_artifact
+from genrec.errors import ConfigError, DataError, LineageError
+from genrec.files import pretty_json
+from genrec.semantic_ids.rows import check_codes, sort_rows
+
+KIND = "semantic_ids"
+POLICIES = ("suffix", "keep", "none")
+IMPORTS = ("keep", "resolve", "none")
+
+_CODES, _CODEBOOKS, _HEALTH = "codes.npy", "codebooks.safetensors", "health.json"
+_DOMAIN = "genrec.semantic_ids/1"
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticIds:
+    """A checked table of semantic IDs.
+
+    Attributes:
+        codes: row i for item_index i, each in [0, K_l); rows are unique unless `has_collisions`.
+        codebook_sizes: K_l of each level, a suffix level included.
+        identity: sha256 (hex) of codebooks, level sizes and collision policy: what a recommender is trained on. Later
+            versions of a table keep it.
+        collisions: "suffix" (the last level numbers the items of a bucket), "keep" (items may share their codes; only
+            for imported tables), or "none" (there never were any).
+        has_collisions: some items share their codes; only possible under "keep".
+
+    Raises:
+        DataError: codes out of range or of the wrong shape, or equal rows where the policy rules them out.
+        ConfigError: unknown policy.
+    """
+
+    codes: Int32[np.ndarray, "N L"]
+    codebook_sizes: tuple[int, ...]
+    identity: str
+    collisions: str
+    has_collisions: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.collisions not in POLICIES:
+            raise ConfigError("unknown collision policy", expected=", ".join(POLICIES), found=repr(self.collisions))
+        check_codes(self.codes, self.codebook_sizes, where="semantic IDs")
+        pair = _find_collision(self.codes, self.codebook_sizes)
+        object.__setattr__(self, "has_collisions", pair is not None)
+        if pair is not None and self.collisions != "keep":
+            raise DataError(
+                f"items {pair[0]} and {pair[1]} have the same codes {self.codes[pair[0]].tolist()}",
+                where="semantic IDs",
+                expected=f"distinct codes under the collision policy {self.collisions!r}",
+                fix="resolve the collisions with a suffix, or keep them",
+            )
+
+    @property
+    def num_items(self) -> int:
+        return len(self.codes)
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.codebook_sizes)
+
+
+@dataclass(frozen=True)
+class CollisionReport:
+    """What the codes looked like before the policy, and what it did.
+
+    Attributes:
+        num_items: N.
+        num_buckets: distinct rows of codes.
+        num_colliding: items that share their codes with another.
+        num_touched: items whose ID the policy changed: with a suffix, those whose last code is not 0.
+        largest_bucket: most items with the same codes.
+        suffix_size: number of codes of the suffix level, its reserve included; None without one.
+    """
+
+    num_items: int
+    num_buckets: int
+    num_colliding: int
+    num_touched: int
+    largest_bucket: int
+    suffix_size: int | None
+
+
+def build_semantic_ids(
+    codes: np.ndarray,
+    codebook_sizes: Sequence[int],
+    *,
+    codebooks: Mapping[str, np.ndarray] | None = None,
+    collisions: str = "suffix",
+    reserve: int = 8,
+) -> tuple[SemanticIds, CollisionReport]:
+    """The table of codes that a quantiser gave, with its collisions resolved.
+
+    `suffix` (TIGER) adds a level that numbers the items of a bucket by item_index, from 0. It is there even if no two
+    items collide, so that later items can. TIGER sizes that level like the others; here it is the largest bucket and a
+    reserve.
+
+    Args:
+        codes: integers [N, L], row i for item_index i.
+        codebook_sizes: K_l of each level.
+        codebooks: all arrays that turn an embedding into codes, by name, for the identity. None: the codes themselves
+            are hashed.
+        collisions: "suffix"; "keep" (items may share their codes); "none" (two equal rows are an error).
+        reserve: codes of the suffix level beyond the largest bucket, for later items; at least 0.
+
+    Returns:
+        The table, and what happened to the collisions.
+
+    Raises:
+        DataError: codes out of range or of the wrong shape, or two equal rows under "none".
+        ConfigError: unknown policy, or a negative reserve.
+
+    >>> ids, report = build_semantic_ids(np.array([[0, 1], [2, 0], [0, 1]]), (3, 2), reserve=1)
+    >>> ids.codes.tolist(), ids.codebook_sizes
+    ([[0, 1, 0], [2, 0, 0], [0, 1, 1]], (3, 2, 3))
+    >>> report.num_colliding, report.num_touched, report.largest_bucket
+    (2, 1, 2)
+    """
+    if collisions not in POLICIES:
+        raise ConfigError("unknown collision policy", expected=", ".join(POLICIES), found=repr(collisions))
+    if reserve < 0:
+        raise ConfigError("the reserve of the suffix level is negative", expected="0 or more", found=reserve)
+    check_codes(codes, codebook_sizes)
+    codes = np.ascontiguousarray(codes, dtype=np.int32)
+    sizes = tuple(int(size) for size in codebook_sizes)
+    number, bucket_sizes = _number_buckets(codes, sizes)
+    largest = int(bucket_sizes.max())
+    resolved = codes
+    if collisions == "suffix":
+        resolved = np.concatenate([codes, number[:, None]], axis=1)
+        sizes = (*sizes, largest + reserve)
+    report = CollisionReport(
+        num_items=len(codes),
+        num_buckets=len(bucket_sizes),
+        num_colliding=int(bucket_sizes[bucket_sizes > 1].sum()),
+        num_touched=int((number > 0).sum()) if collisions == "suffix" else 0,
+        largest_bucket=largest,
+        suffix_size=sizes[-1] if collisions == "suffix" else None,
+    )
+    identity = table_identity(codebooks or {"codes": codes}, sizes, collisions)
+    return SemanticIds(resolved, sizes, identity, collisions), report
+
+
+def from_codes(
+    codes: np.ndarray,
+    codebook_sizes: Sequence[int] | None = None,
+    *,
+    collisions: str = "keep",
+    reserve: int = 8,
+) -> tuple[SemanticIds, CollisionReport]:
+    """A table of codes that somebody else published; there are no codebooks, so the identity is that of the codes.
+
+    Args:
+        codes: integers [N, L], row i for item_index i.
+        codebook_sizes: K_l of each level; None: one more than the largest code of each level.
+        collisions: "keep" (items may share their codes, as in published protocols), "resolve" (the policy "suffix"), or
+            "none" (two equal rows are an error).
+        reserve: as in `build_semantic_ids`.
+
+    Returns:
+        The table, and what happened to the collisions.
+
+    Raises:
+        DataError, ConfigError: as `build_semantic_ids`.
+
+    >>> ids, report = from_codes(np.array([[0, 1], [2, 0], [0, 1]]))
+    >>> ids.codebook_sizes, ids.collisions, ids.has_collisions, report.largest_bucket
+    ((3, 2), 'keep', True, 2)
+    """
+    if collisions not in IMPORTS:
+        raise ConfigError("unknown way to import collisions", expected=", ".join(IMPORTS), found=repr(collisions))
+    if codebook_sizes is None:
+        check_codes(codes, [np.iinfo(np.int32).max] * (codes.shape[1] if codes.ndim == 2 else 0))
+        codebook_sizes = [int(size) + 1 for size in codes.max(axis=0)]
+    policy = "suffix" if collisions == "resolve" else collisions
+    return build_semantic_ids(codes, codebook_sizes, collisions=policy, reserve=reserve)
+
+
+def table_identity(arrays: Mapping[str, np.ndarray], codebook_sizes: Sequence[int], collisions: str) -> str:
+    """sha256 (hex) of the arrays (names, types, shapes, bytes in C order), the level sizes and the collision policy."""
+    header = {
+        "domain": _DOMAIN,
+        "codebook_sizes": [int(size) for size in codebook_sizes],
+        "collisions": collisions,
+        "arrays": [[name, arrays[name].dtype.str, list(arrays[name].shape)] for name in sorted(arrays)],
+    }
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + b"\n")
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def save_semantic_ids(
+    path: Path | str,
+    ids: SemanticIds,
+    *,
+    parents: Mapping[str, Artifact],
+    codebooks: Mapping[str, np.ndarray] | None = None,
+    health: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Writes the artifact: codes.npy int32 [N, L], health.json, and codebooks.safetensors if there are codebooks.
+
+    Args:
+        path: folder to make.
+        ids: the table.
+        parents: what it was made from, by role ("dataset", "embeddings").
+        codebooks: the arrays that the identity was made from.
+        health: JSON facts about the quality of the table.
+        overwrite: replace an artifact that is there.
+
+    Returns:
+        The artifact; its facts are codebook_sizes, identity, collisions and num_items.
+
+    Raises:
+        LineageError: the identity is not that of the codebooks.
+        RunError, StorageError, ArtifactError: as `write_artifact`.
+    """
+    if codebooks is not None:
+        _check_identity(ids, codebooks, where="semantic IDs to save")
+    facts = {
+        "codebook_sizes": list(ids.codebook_sizes),
+        "identity": ids.identity,
+        "collisions": ids.collisions,
+        "num_items": ids.num_items,
+    }
+    with write_artifact(path, kind=KIND, facts=facts, parents=parents, overwrite=overwrite) as writer:
+        np.save(writer.path(_CODES), np.ascontiguousarray(ids.codes), allow_pickle=False)
+        writer.path(_HEALTH).write_text(pretty_json(dict(health or {})), "utf-8")
+        if codebooks is not None:
+            arrays = {name: np.ascontiguousarray(array) for name, array in codebooks.items()}
+            save_file(arrays, writer.path(_CODEBOOKS))
+    return writer.artifact
+
+
+def load_semantic_ids(
+    path: Path | str, dataset: Artifact | None = None, *, num_items: int | None = None, verify: bool = True
+) -> tuple[Artifact, SemanticIds]:
+    """Reads and checks the artifact.
+
+    Args:
+        path: its folder.
+        dataset: the dataset it has to be made from; None: not checked.
+        num_items: the N it has to have; None: the one it was written with.
+        verify: hash the files, and compare the identity with the codebooks.
+
+    Returns:
+        The artifact and its table.
+
+    Raises:
+        ArtifactError: missing, incomplete, corrupt or of another kind.
+        LineageError: made from another dataset, or the identity is not that of the codebooks.
+        DataError: the codes are not what the facts say.
+    """
+    artifact = load_artifact(path, kind=KIND, verify=verify)
+    if dataset is not None:
+        check_parent(artifact, "dataset", dataset)
+    file = artifact.file(_CODES)
+    try:
+        codes = np.load(file, allow_pickle=False)
+    except ValueError as error:
+        raise DataError(f"cannot read the array: {error}", where=file) from error
+    facts = artifact.facts
+    sizes = tuple(facts["codebook_sizes"])
+    check_codes(codes, sizes, where=file)
+    check_num_items(codes, facts["num_items"] if num_items is None else num_items, where=file)
+    ids = SemanticIds(codes.astype(np.int32, copy=False), sizes, facts["identity"], facts["collisions"])
+    if verify and _CODEBOOKS in artifact.files:
+        _check_identity(ids, load_codebooks(artifact), where=artifact.path)
+    return artifact, ids
+
+
+def load_codebooks(artifact: Artifact) -> dict[str, np.ndarray]:
+    """The arrays of the quantiser, by name.
+
+    Raises:
+        ArtifactError: the table was imported without codebooks.
+        DataError: the file cannot be read.
+    """
+    file = artifact.file(_CODEBOOKS)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise DataError(f"cannot read the codebooks: {error}", where=file) from error
+
+
+def load_health(artifact: Artifact) -> dict[str, Any]:
+    """The facts about the quality of the table that were saved with it."""
+    return read_json(artifact.file(_HEALTH))
+
+
+def check_num_items(codes: np.ndarray, num_items: int, *, where: object = "codes") -> None:
+    """Raises DataError unless there is one row of codes for each of the dataset's items."""
+    if len(codes) != num_items:
+        raise DataError(
+            "the number of items differs from the dataset's",
+            where=where,
+            expected=f"{num_items} rows of codes",
+            found=len(codes),
+            fix="make the semantic IDs again from this dataset",
+        )
+
+
+def _number_buckets(codes: np.ndarray, sizes: Sequence[int]) -> tuple[Int32[np.ndarray, " N"], Int64[np.ndarray, " _"]]:
+    """Number of each item among those with its codes, by item_index; and the sizes of the buckets, sorted by codes."""
+    order, first_change = sort_rows(codes, sizes)
+    starts = np.concatenate([[0], np.flatnonzero(first_change < len(sizes)) + 1])
+    bucket_sizes = np.diff(starts, append=len(codes))
+    number = np.empty(len(codes), dtype=np.int32)
+    number[order] = np.arange(len(codes)) - np.repeat(starts, bucket_sizes)
+    return number, bucket_sizes
+
+
+def _find_collision(codes: np.ndarray, sizes: Sequence[int]) -> tuple[int, int] | None:
+    """Two items with the same codes, the first pair in the order of codes; None if there are none."""
+    order, first_change = sort_rows(codes, sizes)
+    equal = np.flatnonzero(first_change == len(sizes))
+    return (int(order[equal[0]]), int(order[equal[0] + 1])) if len(equal) else None
+
+
+def _check_identity(ids: SemanticIds, codebooks: Mapping[str, np.ndarray], *, where: object) -> None:
+    expected = table_identity(codebooks, ids.codebook_sizes, ids.collisions)
+    if expected != ids.identity:
+        raise LineageError(
+            "the identity of the semantic IDs is not that of their codebooks, level sizes and collision policy",
+            where=where,
+            expected=expected[:12],
+            found=ids.identity[:12],
+            fix="use the codebooks that the codes were made with",
+        )
