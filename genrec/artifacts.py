@@ -27,7 +27,17 @@ import numpy as np
 
 from genrec import __version__
 from genrec.errors import ArtifactError, LineageError, RunError, StorageError
-from genrec.files import hold_lock, plain_json, pretty_json, reading, sync, utc_now, writing, writing_by_others
+from genrec.files import (
+    hold_lock,
+    is_debris,
+    plain_json,
+    pretty_json,
+    reading,
+    sync,
+    utc_now,
+    writing,
+    writing_by_others,
+)
 from genrec.files import read_json as read_json
 from genrec.files import sha256_file as sha256_file
 from genrec.files import write_json as write_json
@@ -119,22 +129,24 @@ def write_artifact(
         kind: what it is.
         facts: JSON values; `writer.facts` may be filled in the block.
         parents: the artifacts it is made from, by role.
-        overwrite: replace an artifact that is there. The old one is removed only after the new one is in place, and
-            stays if anything fails.
+        overwrite: replace an artifact of the same kind that is there. The old one is removed only after the new one is
+            in place, and stays if anything fails.
 
     Raises:
-        RunError: something is there already, or another process is writing it.
+        RunError: something is there already, or of another kind; it is, holds or is inside of one of the parents; it is
+            inside of any artifact; or another process is writing it.
         StorageError: disk full, no permission, read-only, or an input/output error while writing.
         ArtifactError: facts are not JSON, a file that was asked for was not written, or something is not a plain file.
     """
     target = Path(path).resolve()
     plain_json(facts or {}, where="facts")  # before the hours of work that the block may take
     with writing(target):
+        _check_place(target, parents or {})
         target.parent.mkdir(parents=True, exist_ok=True)
     with hold_lock(_sibling(target, "lock"), what="the artifact", where=target):
         with writing(target):
             _clear_leftovers(target)
-            _check_free(target, overwrite=overwrite)
+            _check_free(target, kind=kind, overwrite=overwrite)
             token = secrets.token_hex(8)
             partial = _sibling(target, f"partial-{token}")
             partial.mkdir()
@@ -144,7 +156,7 @@ def write_artifact(
                 yield writer
             with writing(target):
                 manifest = _seal(writer, target=target, kind=kind, parents=parents or {})
-                _check_free(target, overwrite=overwrite)
+                _check_free(target, kind=kind, overwrite=overwrite)
                 _publish(partial, target, _sibling(target, f"old-{token}"))
             writer._artifact = _from_manifest(target, manifest)
         finally:
@@ -175,7 +187,9 @@ def load_artifact(path: Path | str, *, kind: str | None = None, verify: bool = T
         fix = "restore it from a copy, or write the artifact again"
         if missing := sorted(artifact.files.keys() - present.keys()):
             raise ArtifactError("a file of the artifact is missing", where=folder / missing[0], fix=fix)
-        if extra := sorted(present.keys() - artifact.files.keys()):
+        if extra := sorted(
+            name for name in present.keys() - artifact.files.keys() if not is_debris(present[name].name)
+        ):
             raise ArtifactError("this file is not part of the artifact", where=folder / extra[0], fix="move it away")
         for name, recorded in artifact.files.items():
             size = present[name].stat().st_size
@@ -209,6 +223,34 @@ def check_parent(child: Artifact, name: str, parent: Artifact) -> None:
         )
 
 
+def check_outside_artifacts(path: Path | str) -> None:
+    """Raises RunError if `path` lies inside of an artifact, which a file more would make corrupt."""
+    target = Path(path).resolve()
+    with writing(target):
+        for folder in target.parents:
+            if _is_artifact(folder):
+                fix = "choose a place outside of it"
+                raise RunError("this is inside of an artifact", where=target, found=f"artifact {folder}", fix=fix)
+
+
+def write_report(path: Path | str, value: object, *, overwrite: bool = False) -> None:
+    """Writes a JSON file that a user has named; its parent folders are made as needed.
+
+    Raises:
+        RunError: the file is there and `overwrite` is off; a folder has its name; or it is inside of an artifact.
+        StorageError: it cannot be written; what was there stays.
+    """
+    target = Path(path).resolve()
+    check_outside_artifacts(target)
+    with writing(target):
+        if target.is_dir():
+            raise RunError("there is a folder where the file should go", where=target, fix="choose another name")
+        if target.exists() and not overwrite:
+            raise RunError("already there", where=target, fix="choose another name, or set overwrite=true")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target, value)
+
+
 def _sibling(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}.{suffix}")
 
@@ -238,6 +280,8 @@ def _seal(writer: ArtifactWriter, *, target: Path, kind: str, parents: Mapping[s
             raise ArtifactError(f"the file {name!r} was asked for and not written", where=target)
     files = {}
     for name, path in _walk(folder):
+        if is_debris(path.name) and name not in writer._names:
+            continue
         _check_name(name)
         if path.is_symlink() or not path.is_file():
             raise ArtifactError("not a plain file", where=target / name)
@@ -275,7 +319,32 @@ def _check_whole(path: Path, where: Path) -> None:
         raise StorageError(f"the array was not written whole: {error}", where=where, fix=fix) from error
 
 
-def _check_free(target: Path, *, overwrite: bool) -> None:
+def _is_artifact(folder: Path) -> bool:
+    """Whether the folder holds our manifest; other programs name theirs so too, but without our keys."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except (ArtifactError, StorageError):
+        return True  # corrupt or closed: its folder is left alone
+    return isinstance(manifest, dict) and set(_IDENTITY_KEYS) <= manifest.keys()
+
+
+def _check_place(target: Path, parents: Mapping[str, Artifact]) -> None:
+    if target == target.parent:
+        raise RunError("an artifact needs a folder of its own", where=target, fix="choose another output")
+    for name, parent in parents.items():
+        if target.is_relative_to(parent.path) or parent.path.is_relative_to(target):
+            raise RunError(
+                f"the output must not touch the {parent.kind} it is made from",
+                where=target,
+                found=f"{name} {parent.path}",
+                fix="choose another output",
+            )
+    check_outside_artifacts(target)
+
+
+def _check_free(target: Path, *, kind: str, overwrite: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_dir():
@@ -284,9 +353,17 @@ def _check_free(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise RunError("already there", where=target, fix="choose another folder, remove it, or set overwrite=true")
-    if not (target / MANIFEST).is_file():
-        fix = "choose another folder, or remove it yourself"
+    fix = "choose another folder, or remove it yourself"
+    if not _is_artifact(target):
         raise RunError("not overwritten, because this folder is not an artifact", where=target, fix=fix)
+    try:
+        found = read_json(target / MANIFEST)["kind"]
+    except ArtifactError as error:
+        what = "not overwritten, because its kind cannot be told"
+        raise RunError(what, where=target, found=f"a corrupt {MANIFEST}", fix=fix) from error
+    if found != kind:
+        what = "not overwritten, because it is another kind of artifact"
+        raise RunError(what, where=target, expected=repr(kind), found=repr(found), fix="choose another output")
 
 
 def _publish(partial: Path, target: Path, old: Path) -> None:

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import schema
+from genrec.config import schema, training
 
 INTERRUPTED = 130
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ VERBS = (
         "What a dataset hides: leaks, ties, cold items, skew.",
     ),
     Verb("embed", schema.EmbedConfig, "embed", "embed", "Item text or signals -> vectors."),
+    Verb("tokenize", training.TokenizeConfig, "tokenizer", "tokenize", "Embeddings -> semantic IDs and their health."),
+    Verb("train", training.TrainConfig, "train", "train", "Semantic IDs -> a recommender.", resumable=True),
     Verb(
         "evaluate",
         schema.EvaluateConfig,
@@ -85,6 +90,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item or one user.", rich_markup_mode=None)
 
@@ -130,11 +136,13 @@ def _log_to_stderr(level: int) -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().handlers[:] = [handler]
     logging.getLogger("genrec").setLevel(logging.INFO)
+    logging.getLogger("lightning.pytorch").setLevel(level)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # not for our users to mend
 
 
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
-    from genrec.errors import ConfigError, GenrecError
+    from genrec.errors import ConfigError, GenrecError, StorageError
     from genrec.terminal import ProgressReporter, Terminal
 
     # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
@@ -151,7 +159,7 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
         else:
             positional = [_configure(verb, arguments)]
         if dry_run:
-            _show_plan(terminal, verb, positional)
+            _show_plan(terminal, positional)
             return
         module = importlib.import_module(f"genrec.pipeline.{verb.module}")
         with ProgressReporter(terminal.err) as progress:
@@ -160,6 +168,9 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
     except GenrecError as error:
         terminal.error(str(error))
         raise typer.Exit(error.exit_code) from error
+    except OSError as error:
+        terminal.error(f"{error.filename or 'input or output'}: {error.strerror or error}")
+        raise typer.Exit(StorageError.exit_code) from error
     except KeyboardInterrupt as error:
         terminal.error("interrupted" + ("; go on with --resume" if verb.resumable else ""))
         raise typer.Exit(INTERRUPTED) from error
@@ -182,12 +193,15 @@ def find_config(verb: str, word: str) -> Path:
     from genrec.errors import ConfigError
 
     path = Path(word)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
         return path
     names: dict[str, Path] = {}
     for folder in reversed(config_folders()):
         names.update({file.stem: file for file in sorted((folder / verb).glob("*.yaml"))})
     if word in names:
+        shipped = [folder / verb / f"{word}.yaml" for folder in config_folders()[1:]]
+        if any(file.is_file() and not file.samefile(names[word]) for file in shipped):
+            logger.warning("%s of this folder stands in for the shipped %s", names[word], word)
         return names[word]
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.4)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -205,13 +219,19 @@ def config_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def _show_plan(terminal: Any, verb: Verb, positional: list[Any]) -> None:
-    from genrec.config.load import to_yaml
+def _show_plan(terminal: Any, positional: list[Any]) -> None:
+    from genrec.config.load import to_plain, to_yaml
+    from genrec.terminal import Outcome
 
+    plan = importlib.import_module("genrec.pipeline.plan")
+    cost = plan.expected_cost(*positional)
+    if terminal.as_json:
+        configuration = to_plain(positional[0]) if positional else {}
+        terminal.show(Outcome({"configuration": configuration, "expected_cost": cost}))
+        return
     for config in positional:
         terminal.text(to_yaml(config))
-    plan = importlib.import_module("genrec.pipeline.plan")
-    for line in plan.expected_cost(*positional):
+    for line in cost:
         terminal.text(f"# {line}")
 
 

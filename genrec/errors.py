@@ -19,8 +19,8 @@ class GenrecError(Exception):
         found: what was there instead.
         fix: the next thing to do, as an imperative clause.
 
-    >>> str(DataError("cannot parse the line", where="a.jsonl:7", fix="set skip_bad_lines=true"))
-    'a.jsonl:7: cannot parse the line; set skip_bad_lines=true'
+    >>> str(DataError("cannot parse the line", where="a.jsonl:7", fix="set source.skip_bad_lines=true"))
+    'a.jsonl:7: cannot parse the line; set source.skip_bad_lines=true'
     >>> str(ConfigError("wrong type", where="key 'k'", expected="int", found="'x'"))
     "key 'k': wrong type (expected int, found 'x')"
     """
@@ -61,6 +61,10 @@ class DataError(GenrecError):
     exit_code = 3
 
 
+class MissingFileError(DataError):
+    """A raw file is not where it should be (exit code 3)."""
+
+
 class ArtifactError(DataError):
     """An artifact is missing, incomplete, corrupt, or of another kind or format version (exit code 3)."""
 
@@ -75,6 +79,10 @@ class GateError(GenrecError):
     """A quality gate failed: going on would waste training hours (exit code 4)."""
 
     exit_code = 4
+
+
+class TrainingError(GateError):
+    """Training cannot go on: the loss is not finite (exit code 4)."""
 
 
 class LineageError(GenrecError):

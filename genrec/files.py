@@ -26,6 +26,16 @@ from genrec.errors import ArtifactError, GenrecError, RunError, StorageError
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP}
+_REMEDIES = {
+    **dict.fromkeys((None, *_NO_SPACE), "check free space, quota and file-size limit"),
+    **dict.fromkeys(_NO_ACCESS, "check permissions"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check the path: a folder of it is not there",
+    errno.EISDIR: "choose another name: there is a folder of this name",
+    errno.ENOTDIR: "choose another path: a part of this one is a file and no folder",
+    errno.EEXIST: "choose another path: something else has this name",
+    errno.ENOTEMPTY: "choose another name: there is a folder of this name",
+}
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -135,6 +145,15 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_debris(name: str) -> bool:
+    """Whether desktops and network file systems leave files of this name behind, which belong to nobody.
+
+    >>> [is_debris(name) for name in (".DS_Store", "Thumbs.db", ".nfs000000001", "items.parquet")]
+    [True, True, True, False]
+    """
+    return name in (".DS_Store", "Thumbs.db") or name.startswith(".nfs")
+
+
 def utc_now() -> str:
     """The time now, ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -203,7 +222,8 @@ def reading(path: Path) -> Iterator[None]:
         raise ArtifactError("no such file", where=error.filename or path) from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StorageError(f"cannot read: {reason}", where=error.filename or path, fix="check permissions") from error
+        fix = "check the path" if error.errno in (errno.EISDIR, errno.ENOTDIR) else "check permissions"
+        raise StorageError(f"cannot read: {reason}", where=error.filename or path, fix=fix) from error
 
 
 @contextmanager
@@ -250,5 +270,5 @@ def _storage_error(error: Exception, number: int | None, path: Path) -> StorageE
     place = getattr(error, "filename", None)
     if place and not str(place).startswith(str(path.parent)):
         reason += f" at {place}"
-    fix = "check permissions" if number in _NO_ACCESS else "check free space, quota and file-size limit"
+    fix = _REMEDIES.get(number, "check the path and its file system")
     return StorageError(f"cannot write: {reason}", where=path, fix=f"{fix}, and run it again")

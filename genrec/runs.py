@@ -15,22 +15,27 @@ import json
 import logging
 import os
 import platform
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from genrec import __version__
-from genrec.artifacts import Artifact, load_artifact
+from genrec.artifacts import Artifact, check_outside_artifacts, load_artifact
 from genrec.errors import ArtifactError, DataError, LineageError, RunError, StorageError
 from genrec.files import (
     hold_lock,
+    is_debris,
     parse_json,
     plain_json,
     read_json,
@@ -46,6 +51,8 @@ PACKAGES = (
     *("numpy", "scipy", "scikit-learn", "polars", "torch", "lightning", "faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
     *("omegaconf", "safetensors", "filelock", "sentence-transformers", "onnx", "onnxruntime", "ray"),
 )
+
+OWN_FILES = ("config.yaml", "environment.json", "inputs.json", "status.json", "log.txt", "metrics.jsonl")
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +82,12 @@ class RunDirectory:
         config_text: str,
         inputs: Sequence[Path | str | Artifact] = (),
         resume: bool = False,
+        ignore_keys: Sequence[str] = (),
     ) -> Iterator[RunDirectory]:
         """Opens a run folder for the length of the block, whose end decides the status: done, failed or interrupted.
+
+        In the main thread SIGTERM, by which clusters ask a job to end, interrupts the block as Ctrl-C does. What a
+        failed run leaves that had not yet written anything of its own counts as an empty folder.
 
         Args:
             path: folder, made if need be.
@@ -85,26 +96,32 @@ class RunDirectory:
             inputs: files and artifacts the run reads.
             resume: continue the run that is in the folder, finished or not; with an absent or empty folder a new run
                 starts, so that a job on machines that come and go always runs the same command.
+            ignore_keys: top-level keys of the configuration that may differ when resuming, for instance paths that may
+                be spelled in several ways: what is at the paths of `inputs` is compared anyway.
 
         Raises:
             RunError: another process uses the folder; it is not empty and `resume` is off; it holds something else than
-                a run; or the configuration is not the one the run was started with.
+                a run; it is inside of an artifact; or the configuration is not the one the run was started with.
             LineageError: resuming with other inputs.
             DataError: an input is missing or is a folder that is no artifact.
             StorageError: the folder cannot be written.
         """
         folder = Path(path).resolve()
-        if folder.exists() and not folder.is_dir():
-            raise RunError("there is a file where the run folder should go", where=folder, fix="choose another name")
+        check_outside_artifacts(folder)
         with writing(folder):
+            if folder.exists() and not folder.is_dir():
+                fix = "choose another name"
+                raise RunError("there is a file where the run folder should go", where=folder, fix=fix)
             folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder / ".lock", what="the run folder", where=folder):
-            resumed = any(entry.name != ".lock" for entry in folder.iterdir())
+        with raise_on_sigterm(), hold_lock(folder / ".lock", what="the run folder", where=folder):
+            with reading(folder):
+                resumed = not _is_unused(folder)
             if resumed and not resume:
                 fix = "choose another folder, or go on with it by --resume"
                 raise RunError("the run folder is not empty", where=folder, fix=fix)
             if resumed:
-                _check_start(folder, command=command, config_text=config_text)
+                with reading(folder):
+                    _check_start(folder, command=command, config_text=config_text, ignore_keys=ignore_keys)
             entries = [_describe_input(item) for item in inputs]
             if resumed:
                 _check_inputs(folder, entries)
@@ -185,20 +202,80 @@ class RunDirectory:
         try:
             yield
         except BaseException as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
+            interrupt = _interruption(error)
+            told = interrupt or error
+            line = " ".join(f"{type(told).__name__}: {told}".split())
             # Straight to the file: what is shown on the screen is the command line's affair.
             log.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, line, (), sys.exc_info()))
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = "interrupted" if interrupt else "failed"
             try:
                 self._write_status(status=status, error=line)
             except StorageError as second:  # the first error is the one to tell
                 logger.error("the status could not be written: %s", second)
+            if interrupt is not None and interrupt is not error:
+                raise interrupt from None
             raise
         self._write_status(status="done")
 
     def _write_status(self, **changes: object) -> None:
         self._status |= {**changes, "updated": utc_now()}
         write_json(self.path / "status.json", self._status)
+
+
+@contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """In the block, SIGTERM raises KeyboardInterrupt, so that a run that is asked to end says so and frees its locks.
+
+    Only the first one does: those that follow must not disturb the tidying up. Nothing changes outside of the main
+    thread, where Python has no signal handlers, and where SIGTERM is ignored on purpose.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or before in (None, signal.SIG_IGN):  # None: a handler that is not Python's
+        yield
+        return
+    process, told = os.getpid(), False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if os.getpid() != process:  # a forked child inherits the handler, and not the run
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not told:
+            told = True
+            raise KeyboardInterrupt("SIGTERM")
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interruption(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that `error` is, or that a library (Lightning) made a SystemExit of."""
+    found: BaseException | None = error
+    while isinstance(found, SystemExit):
+        found = found.__context__
+    return found if isinstance(found, KeyboardInterrupt) else None
+
+
+def remove_run(path: Path | str) -> None:
+    """Removes a run folder, and nothing that is not one.
+
+    Raises:
+        RunError: not a run folder, or in use.
+    """
+    folder = Path(path).resolve()
+    with reading(folder):
+        is_run = (folder / "status.json").is_file()
+    if not is_run:
+        fix = "choose another folder, or remove it yourself"
+        raise RunError("not a run folder, so it stays", where=folder, fix=fix)
+    with hold_lock(folder / ".lock", what="the run folder", where=folder), writing(folder):
+        for entry in folder.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def read_status(path: Path | str) -> dict[str, Any]:
@@ -213,9 +290,9 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         ArtifactError: a line is not JSON (it is named).
     """
     file = Path(path) / "metrics.jsonl"
-    if not file.exists():
-        return []
     with reading(file):
+        if not file.exists():
+            return []
         lines = file.read_bytes().split(b"\n")
     return [parse_json(line, where=file, first_line=number) for number, line in enumerate(lines[:-1], start=1)]
 
@@ -284,16 +361,40 @@ def _git_commit() -> str | None:
 def _describe_input(item: Path | str | Artifact) -> dict[str, Any]:
     if not isinstance(item, Artifact):
         path = Path(item).resolve()
-        if not path.exists():
-            raise DataError("the input is missing", where=path)
-        if path.is_file():
-            with reading(path):
+        with reading(path):
+            if not path.exists():
+                raise DataError("the input is missing", where=path)
+            if path.is_file():
                 return {"path": str(path), "sha256": sha256_file(path), "size": path.stat().st_size}
         item = load_artifact(path, verify=False)
     return {"path": str(item.path), "kind": item.kind, "identity": item.identity}
 
 
-def _check_start(folder: Path, *, command: str, config_text: str) -> None:
+def _is_unused(folder: Path) -> bool:
+    """Whether a new run may start: an empty folder, or one of a run that failed before it wrote anything of its own."""
+    names = {entry.name for entry in folder.iterdir() if entry.name != ".lock" and not is_debris(entry.name)}
+    if not names:
+        return True
+    metrics, status = folder / "metrics.jsonl", folder / "status.json"
+    if not names <= set(OWN_FILES) or not status.is_file() or (metrics.exists() and metrics.stat().st_size > 0):
+        return False
+    try:
+        return read_status(folder)["status"] == "failed"
+    except (ArtifactError, KeyError, TypeError):  # not what a run writes, so not ours to replace
+        return False
+
+
+def _compared(text: str, ignore_keys: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The lines of a YAML mapping with their numbers from 1, without those that belong to one of the keys."""
+    ignored = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line and line[0] not in " -":  # otherwise it goes on with the value of the key before
+            ignored = line.split(":")[0] in ignore_keys
+        if not (line and ignored):
+            yield number, line
+
+
+def _check_start(folder: Path, *, command: str, config_text: str, ignore_keys: Sequence[str]) -> None:
     """Raises RunError if this is not the folder of the same command with the same configuration."""
     for name in ("config.yaml", "inputs.json", "environment.json", "status.json"):
         if not (folder / name).is_file():
@@ -301,8 +402,11 @@ def _check_start(folder: Path, *, command: str, config_text: str) -> None:
             raise RunError(f"nothing to resume: the folder is not empty and has no {name}", where=folder, fix=fix)
     if (started := read_status(folder)["command"]) != command:
         raise RunError("cannot resume another command's run", where=folder, expected=started, found=command)
-    stored = (folder / "config.yaml").read_bytes().decode().split("\n")
-    for number, (old, new) in enumerate(zip_longest(stored, config_text.split("\n")), start=1):
+    stored = (folder / "config.yaml").read_bytes().decode()
+    pairs = zip_longest(
+        _compared(stored, ignore_keys), _compared(config_text, ignore_keys), fillvalue=(stored.count("\n") + 2, None)
+    )
+    for (number, old), (_, new) in pairs:
         if old != new:
             raise RunError(
                 "cannot resume with another configuration",

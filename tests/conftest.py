@@ -6,10 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Shapes and types of the array modules are checked while the tests run, and only then.
-install_import_hook(["genrec.embeddings", "genrec.data.synthetic"], "shape_checks.check")
+CHECKED = ("embeddings", "data.synthetic", "semantic_ids", "quantization", "losses")
+install_import_hook([f"genrec.{name}" for name in CHECKED], "shape_checks.check")
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("genrec", deadline=None)
+settings.load_profile("genrec")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

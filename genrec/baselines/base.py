@@ -1,44 +1,21 @@
-"""What a baseline is, and how its scores become a list.
+"""What a ranker and a baseline are, and how scores become a list.
 
-Knows ragged histories, NumPy and scipy.sparse; must not know evaluation, artifacts or configuration.
+Knows ragged histories and NumPy; must not know evaluation, artifacts or configuration.
 """
 
-# B histories, N items of the catalogue, k recommendations, E stored entries
+# B histories, N items of the catalogue, k recommendations
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Protocol, Self
 
 import numpy as np
-import scipy.sparse as sp
 
+from genrec.baselines.scores import BackoffScores, Scores, shape_of, stored_rows
 from genrec.data.sequences import Ragged
 from genrec.errors import ConfigError, DataError
 
 _BATCH = 256  # histories scored together
-
-
-class BackoffScores(NamedTuple):
-    """Scores of a few items a row over a base that all rows share.
-
-    Attributes:
-        entries: [B, N] CSR; an item that is stored in a row has that score there.
-        base: [N] score of every item that is not.
-    """
-
-    entries: sp.csr_matrix
-    base: np.ndarray
-
-    def to_dense(self) -> np.ndarray:
-        """[B, N] float64; for tests and small catalogues."""
-        num_rows, _ = shape_of(self)
-        dense = np.tile(np.asarray(self.base, dtype=np.float64), (num_rows, 1))
-        dense[stored_rows(self.entries), self.entries.indices] = self.entries.data
-        return dense
-
-
-# Dense; or CSR, where an absent item is never recommended; or a sparse part over a shared base.
-Scores: TypeAlias = "np.ndarray | sp.csr_matrix | BackoffScores"
 
 
 class Ranker(Protocol):
@@ -107,7 +84,12 @@ def recommend(model: Ranker, histories: Ragged, k: int, *, exclude_seen: bool) -
 def check_list_length(k: int, num_items: int) -> None:
     """Raises ConfigError unless 1 <= k <= num_items."""
     if not 1 <= k <= num_items:
-        raise ConfigError("wrong number of recommendations", expected=f"k from 1 to {num_items} (the items)", found=k)
+        raise ConfigError(
+            "wrong number of recommendations",
+            expected=f"k from 1 to {num_items} (the items)",
+            found=k,
+            fix=f"set k={min(10, num_items)}",
+        )
 
 
 def check_items(histories: Ragged, num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -141,22 +123,6 @@ def count_items(train: Ragged, num_items: int) -> np.ndarray:
     if len(item) == 0:
         raise DataError("no training interactions", fix="check the split and the filters")
     return np.bincount(item, minlength=num_items)
-
-
-def shape_of(scores: Any) -> tuple[int, int]:
-    """(B, N) of scores in any form."""
-    matrix: Any = scores.entries if isinstance(scores, BackoffScores) else scores
-    return matrix.shape
-
-
-def stored_rows(entries: sp.csr_matrix) -> np.ndarray:
-    """[E] row of each stored entry."""
-    return np.repeat(np.arange(len(entries.indptr) - 1), np.diff(entries.indptr))
-
-
-def empty_scores(num_rows: int, num_items: int) -> sp.csr_matrix:
-    """[num_rows, num_items] without an entry."""
-    return sp.csr_matrix((num_rows, num_items), dtype=np.float64)
 
 
 def _candidates(scores: Scores, k: int, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

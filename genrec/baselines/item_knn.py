@@ -14,7 +14,8 @@ from typing import Self
 import numpy as np
 import scipy.sparse as sp
 
-from genrec.baselines.base import check_items, count_items, shape_of
+from genrec.baselines.base import check_items, count_items
+from genrec.baselines.scores import shape_of
 from genrec.baselines.transitions import lag_counts
 from genrec.data.sequences import Ragged
 from genrec.errors import ConfigError
@@ -63,13 +64,19 @@ class DirectedItemKnn:
             ("backward", backward, 0),
         ):
             if not least <= value < np.inf:
-                raise ConfigError(f"item-kNN: wrong {name}", expected=f"at least {least}", found=value)
+                raise ConfigError(
+                    f"item-kNN: wrong {name}", where=f"key 'item_knn.{name}'", expected=f"at least {least}", found=value
+                )
         for name, value in (("decay", decay), ("history_decay", history_decay)):
             if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"item-kNN: wrong {name}", expected="between 0 and 1", found=value)
+                raise ConfigError(
+                    f"item-kNN: wrong {name}", where=f"key 'item_knn.{name}'", expected="between 0 and 1", found=value
+                )
         for name, value in (("source_power", source_power), ("target_power", target_power)):
             if not np.isfinite(value):
-                raise ConfigError(f"item-kNN: wrong {name}", expected="a number", found=value)
+                raise ConfigError(
+                    f"item-kNN: wrong {name}", where=f"key 'item_knn.{name}'", expected="a number", found=value
+                )
         self.window = window
         self.decay = decay
         self.backward = backward

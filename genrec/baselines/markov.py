@@ -12,7 +12,8 @@ from typing import Self
 import numpy as np
 import scipy.sparse as sp
 
-from genrec.baselines.base import BackoffScores, check_items, count_items
+from genrec.baselines.base import check_items, count_items
+from genrec.baselines.scores import BackoffScores
 from genrec.baselines.transitions import lag_counts
 from genrec.data.sequences import Ragged
 from genrec.errors import DataError

@@ -11,7 +11,8 @@ from typing import Self
 
 import numpy as np
 
-from genrec.baselines.base import BackoffScores, check_items, count_items, empty_scores
+from genrec.baselines.base import check_items, count_items
+from genrec.baselines.scores import BackoffScores, empty_scores
 from genrec.data.sequences import Ragged
 from genrec.errors import ConfigError, DataError
 
@@ -60,12 +61,22 @@ class RecentPopularity:
                 "recent popularity takes a window or a half-life",
                 expected="exactly one of window_days and half_life_days",
                 found=f"window_days={window_days}, half_life_days={half_life_days}",
-                fix="set the other to null",
+                fix=f"set recent_popularity.window_days={'30' if window_days is None else 'null'}",
             )
         if window_days is not None and not window_days >= 0:
-            raise ConfigError("wrong window_days", expected="at least 0", found=window_days)
+            raise ConfigError(
+                "wrong window_days",
+                expected="at least 0",
+                found=window_days,
+                fix="set recent_popularity.window_days=30",
+            )
         if half_life_days is not None and not half_life_days > 0:
-            raise ConfigError("wrong half_life_days", expected="above 0", found=half_life_days)
+            raise ConfigError(
+                "wrong half_life_days",
+                expected="above 0",
+                found=half_life_days,
+                fix="set recent_popularity.half_life_days=30",
+            )
         self.window_days = window_days
         self.half_life_days = half_life_days
 
@@ -76,7 +87,10 @@ class RecentPopularity:
             DataError: the data have no timestamps.
         """
         if timestamps is None:
-            raise DataError("the data have no timestamps, which recent popularity needs", fix="leave this model out")
+            raise DataError(
+                "the data have no timestamps, which recent popularity needs",
+                fix="leave recent_popularity out of models",
+            )
         count_items(train, num_items)
         _, item, _ = train.flat()
         _, time, _ = timestamps.flat()

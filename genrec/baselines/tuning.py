@@ -126,7 +126,10 @@ class KnnSearch:
     def __init__(self, space: Space = KNN_SPACE, *, num_trials: int = 100, num_random: int = 40, seed: int = 0) -> None:
         if num_trials < 1 or num_random < 1:
             raise ConfigError(
-                "too few trials", expected="at least 1", found=f"{num_trials}, {num_random} of them random"
+                "too few trials",
+                expected="at least 1",
+                found=f"num_trials={num_trials}, num_random={num_random}",
+                fix="set num_trials=100 num_random=40",
             )
         self.space = {key: tuple(values) for key, values in space.items()}
         self.num_trials = num_trials
@@ -199,4 +202,9 @@ class KnnFactory:
 def _check_space(space: Space) -> None:
     for key, values in space.items():
         if not values or len(set(values)) < len(values):
-            raise ConfigError(f"wrong values to search for {key!r}", expected="distinct values", found=list(values))
+            raise ConfigError(
+                f"wrong values to search for {key!r}",
+                where=f"key 'space.{key}'",
+                expected="distinct values",
+                found=list(values),
+            )

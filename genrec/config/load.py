@@ -5,7 +5,8 @@ rules, in the order they apply:
 
 - later layers win, mappings merge key by key, lists are replaced;
 - a section that changes its ``name`` starts anew: the keys of the old variant do not leak into the new one;
-- no value is converted between types, except that what was typed on the command line for a string stays the text typed;
+- no value is converted between types; what was typed on the command line for a text or a path is taken as it was typed
+  (`null` for an optional one is none);
 - unknown keys and wrong types are reported one at a time, missing values all together.
 """
 
@@ -37,6 +38,13 @@ class Leaf:
     value: Any
     origin: str
     text: str | None = None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Text of the command line that is not YAML; it may still be what a string wants."""
+
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def describe(root: type, prefix: str = "") -> Iterator[KeyHelp]:
         sections = [option for option in _options(kind) if dataclasses.is_dataclass(option)]
         if not sections:
             shown = "required" if default is MISSING else _show(default)
-            yield KeyHelp(key, _type_name(kind), shown, text)
+            yield KeyHelp(key, _type_name(kind) + _limits(field, ", "), shown, text)
         elif len(sections) == 1 and "name" not in {f.name for f in dataclasses.fields(sections[0])}:
             if default is None:
                 yield KeyHelp(key, "section or null", "null", text)
@@ -122,6 +130,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(loaded, resolve=True)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}", where=path) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("the configuration is not UTF-8", where=path, fix="save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
@@ -143,14 +153,14 @@ def _parse_item(item: str) -> dict[str, Any]:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"cannot read {item!r}", where=COMMAND_LINE, expected="key=value")
+    # What the text means depends on the type of its key, which is not known yet: it is parsed here, but kept as well.
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+        value: Any = typing.cast(dict[str, Any], OmegaConf.to_object(OmegaConf.from_dotlist([f"value={text}"])))[
+            "value"
+        ]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"cannot read the value of {key!r}: {str(error).splitlines()[0]}", where=COMMAND_LINE
-        ) from error
-    value = typing.cast(dict[str, Any], parsed)["value"]
-    node: Any = _annotate(value, COMMAND_LINE) if isinstance(value, dict) else Leaf(value, COMMAND_LINE, text)
+        value = Unreadable(str(error).splitlines()[0])
+    node: Any = Leaf(value, COMMAND_LINE, text)
     for part in reversed(key.strip().split(".")):
         node = {part: node}
     return node
@@ -170,7 +180,9 @@ def _merge(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_section(node: Any) -> Any:
-    """``section=variant`` is short for ``section.name=variant``."""
+    """``section=variant`` is short for ``section.name=variant``; ``section={name: variant}`` is a section too."""
+    if isinstance(node, Leaf) and isinstance(node.value, dict):
+        return _annotate(node.value, node.origin)
     return {"name": node} if isinstance(node, Leaf) and isinstance(node.value, str) else node
 
 
@@ -185,12 +197,13 @@ def _renamed(old: dict[str, Any], new: dict[str, Any]) -> bool:
 def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str, Any]], default: Any = MISSING) -> Any:
     """One value of type `kind` from its node; missing required keys are collected in `missing`."""
     options = _options(kind)
-    if isinstance(node, Leaf) and node.value is None and types.NoneType in options:
+    if isinstance(node, Leaf) and node.value is None and types.NoneType in options and node.text != "":
         return None
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     if sections:
         section_node = _as_section(node)
-        if isinstance(section_node, Leaf) or (node is not section_node and not _tag(sections[0])):
+        is_short = isinstance(node, Leaf) and isinstance(node.value, str)
+        if isinstance(section_node, Leaf) or (is_short and not _tag(sections[0])):
             raise _wrong(node, path, "a section of keys")
         section = _choose(sections, section_node, path, default)
         if section is None:
@@ -198,6 +211,7 @@ def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str,
             return None
         return _build_section(section, section_node, path, missing, default)
     if typing.get_origin(kind) is dict:
+        node = _annotate(node.value, node.origin) if isinstance(node, Leaf) and isinstance(node.value, dict) else node
         if isinstance(node, Leaf):
             raise _wrong(node, path, "a section of keys")
         inner = typing.get_args(kind)[1]
@@ -264,8 +278,10 @@ def _convert(kind: Any, leaf: Leaf) -> Any:
         entries = tuple(_convert_any(inner, Leaf(entry, leaf.origin)) for entry in value)
         return MISSING if MISSING in entries else entries
     if kind in (str, Path):
-        text = value if isinstance(value, str) else leaf.text
-        return MISSING if text is None or text == "" else kind(text)
+        text = value if leaf.text is None else leaf.text
+        if not isinstance(text, str) or text == "":
+            return MISSING
+        return Path(text).expanduser() if kind is Path else text
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value if type(value) is kind else MISSING
@@ -307,6 +323,12 @@ def _tag(section: Any) -> str:
         if field.name == "name":
             return str(field.default)
     return ""
+
+
+def _limits(field: dataclasses.Field[Any], before: str = "") -> str:
+    limits = (("at least", field.metadata.get("minimum")), ("at most", field.metadata.get("maximum")))
+    text = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+    return before + text if text else ""
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -353,6 +375,11 @@ def _origin(node: Any) -> str:
 
 
 def _wrong(leaf: Leaf, path: tuple[str, ...], expected: str) -> ConfigError:
+    if isinstance(leaf.value, Unreadable):
+        key = ".".join(path)
+        return ConfigError(
+            f"cannot read the value of {key!r}: {leaf.value.problem}", where=leaf.origin, expected=expected
+        )
     found = repr(leaf.text if leaf.text is not None and not isinstance(leaf.value, str) else leaf.value)
     if leaf.value is None:
         found = "nothing" if not leaf.text else leaf.text

@@ -33,8 +33,9 @@ def audit(interactions: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
         JSON-able sections; a *target* is an event of the validation or test part, a share is one of all targets of that
         part, None where there are none:
 
-        - ``counts``: users, items, interactions, train, validation, test, density, events_per_user and events_per_item
-          (quantiles), history_length ({"validation", "test"}: quantiles of the number of events before a target).
+        - ``counts``: users, items, interactions, without_timestamp (events), train, validation, test, density,
+          events_per_user and events_per_item (quantiles), history_length ({"validation", "test"}: quantiles of the
+          number of events before a target).
         - ``leaks``: target_in_own_history ({"validation", "test"}: targets whose item the user has met before; 0 unless
           the data have repeats), train_after_evaluation (training events after a held-out one of their user),
           target_before_latest_training ({"validation", "test"}: share of targets older than the latest training event
@@ -73,6 +74,7 @@ def audit(interactions: pl.DataFrame, items: pl.DataFrame) -> dict[str, Any]:
             "users": len(per_user),
             "items": len(items),
             "interactions": len(interactions),
+            "without_timestamp": times.null_count(),
             **{name: int((parts == code).sum()) for code, name in enumerate(SPLITS)},
             "density": len(interactions) / (len(per_user) * len(items)),
             "events_per_user": _quantiles(per_user),
@@ -120,7 +122,7 @@ def audit_rows(findings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     Returns:
         (name, value, verdict); a verdict begins with "ok", "note" (know it) or "warn" (act on it, or say why not).
     """
-    rows = [*_count_rows(findings), *_leak_rows(findings["leaks"]), *_tie_rows(findings["ties"])]
+    rows = [*_count_rows(findings), *_leak_rows(findings["leaks"]), *_tie_rows(findings)]
     return rows + _repeat_rows(findings["duplicates"]) + _catalogue_rows(findings)
 
 
@@ -245,9 +247,11 @@ def _leak_rows(leaks: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _tie_rows(ties: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _tie_rows(findings: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    ties, counts = findings["ties"], findings["counts"]
     if ties is None:
-        return [("timestamps", "incomplete", "note: the order of the file rules, ties and leaks in time are unknown")]
+        there = "none" if counts["without_timestamp"] == counts["interactions"] else "incomplete"
+        return [("timestamps", there, "note: the order of the file rules, ties and leaks in time are unknown")]
     share, out = ties["dependent_targets"]["test"], ties["out_of_time_order"]
     meaning = "test targets that another tie rule may exchange; report the rule with every number"
     return [

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from genrec.data.download import RemoteFile
+from genrec.data.sources.lines import readable
 from genrec.data.sources.names import nearest
 from genrec.errors import ConfigError
 
@@ -71,11 +72,14 @@ def find_card(name: str) -> DatasetCard:
 
     Raises:
         ConfigError: there is none (with the nearest name), or it is malformed.
+        StorageError: it may not be looked at.
     """
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         for folder in card_folders():
             path = folder / f"{name}.yaml"
-            if path.is_file():
+            with readable(path):
+                is_there = path.is_file()
+            if is_there:
                 return load_card(path)
     known = list_cards()
     raise ConfigError(f"there is no dataset card {name!r}{nearest(name, known)} (known: {', '.join(known) or 'none'})")
@@ -103,14 +107,17 @@ def load_card(path: Path) -> DatasetCard:
     expected = _section(card.get("expected") or {}, path, "expected", optional=("raw", "prepared"))
     return DatasetCard(
         **values,
-        files=tuple(_file(entry, path, f"files.{i}") for i, entry in enumerate(_typed(card, "files", list, path))),
+        files=tuple(
+            _file(entry, path, f"files.{i}", values["homepage"])
+            for i, entry in enumerate(_typed(card, "files", list, path))
+        ),
         raw=_counts(expected.get("raw"), path, "expected.raw"),
         prepared=_counts(expected.get("prepared"), path, "expected.prepared"),
         notes=_typed(card, "notes", str, path, is_optional=True) or "",
     )
 
 
-def _file(entry: Any, path: Path, key: str) -> RemoteFile:
+def _file(entry: Any, path: Path, key: str, homepage: str) -> RemoteFile:
     entry = _section(entry, path, key, required=("name",), optional=("url", "sha256", "size", "unpack"))
     sha256 = _typed(entry, "sha256", str, path, key, is_optional=True)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
@@ -121,6 +128,7 @@ def _file(entry: Any, path: Path, key: str) -> RemoteFile:
         sha256=sha256,
         size=_typed(entry, "size", int, path, key, is_optional=True),
         unpack=_typed(entry, "unpack", bool, path, key, is_optional=True) or False,
+        homepage=homepage,
     )
 
 

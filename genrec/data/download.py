@@ -22,6 +22,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,6 +47,7 @@ class RemoteFile:
         sha256: hexadecimal, None if unknown.
         size: bytes, None if unknown.
         unpack: also extract it, a zip archive, into the folder, without the one folder that holds all its members.
+        homepage: page that tells where to get it by hand.
     """
 
     name: str
@@ -53,6 +55,7 @@ class RemoteFile:
     sha256: str | None = None
     size: int | None = None
     unpack: bool = False
+    homepage: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def download(
 ) -> tuple[Path, ...]:
     """Gets `files` into `folder`; what is there already, complete and right, is left alone.
 
+    If it fails before anything has come, the folders that it made are gone again.
+
     Args:
         files: what to get.
         folder: where to; it is created.
@@ -90,15 +95,21 @@ def download(
             is in the way.
     """
     paths: list[Path] = []
-    for file in files:
-        target = folder / _plain_name(file.name)
-        if target.exists():
-            check_file(target, file, fix="delete it to get it again")
-        else:
-            _get(file, target, progress, patience or Patience())
-        paths.append(target)
-        if file.unpack:
-            paths.extend(unpack(target, folder))
+    made = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    try:
+        for file in files:
+            target = folder / _plain_name(file.name)
+            if os.path.exists(target):
+                check_file(target, file, fix="delete it to get it again")
+            else:
+                _get(file, target, progress, patience or Patience())
+            paths.append(target)
+            if file.unpack:
+                paths.extend(unpack(target, folder))
+    finally:
+        for place in made:  # the inner ones first; one that holds something stays
+            with suppress(OSError):
+                place.rmdir()
     return tuple(paths)
 
 
@@ -157,7 +168,8 @@ class _Dropped(Exception):
 
 
 def _get(file: RemoteFile, target: Path, progress: Progress | None, patience: Patience) -> None:
-    by_hand = f"get it by hand from {file.url or 'its authors'} into {target.parent}"
+    page = f" (see {file.homepage})" if file.homepage else ""
+    by_hand = f"get it by hand from {file.url or 'its authors'}{page} into {target.parent}"
     if file.url is None:
         raise StorageError(f"{file.name} has no address to download from", fix=by_hand)
     if urllib.parse.urlsplit(file.url).scheme not in ("http", "https"):

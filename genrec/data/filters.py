@@ -14,8 +14,6 @@ import polars as pl
 
 from genrec.errors import ConfigError, DataError
 
-LOWER = "lower filter.min_user_interactions or filter.min_item_interactions"
-
 
 @dataclass(frozen=True)
 class FilterPolicy:
@@ -38,6 +36,17 @@ class FilterPolicy:
         for name in ("min_user_interactions", "min_item_interactions"):
             if getattr(self, name) < 0:
                 raise ConfigError("must not be negative", where=f"filter.{name}", found=getattr(self, name))
+
+    def lower(self) -> str | None:
+        """What to lower if too few events are left: the parts of the k-core that are on.
+
+        >>> FilterPolicy().lower()
+        'lower filter.min_user_interactions or filter.min_item_interactions'
+        >>> FilterPolicy(0, 5).lower(), FilterPolicy(0, 0).lower()
+        ('lower filter.min_item_interactions', None)
+        """
+        names = [name for name in ("min_user_interactions", "min_item_interactions") if getattr(self, name) > 1]
+        return "lower " + " or ".join(f"filter.{name}" for name in names) if names else None
 
 
 def find_duplicates(
@@ -153,7 +162,7 @@ def filter_events(
         events = events.filter(pl.Series(keep))
         steps.append(count_step("k_core", events) | {"rounds": rounds})
     if events.is_empty():
-        fix = "lower filter.min_rating" if steps[-1]["step"] == "min_rating" else LOWER
+        fix = "lower filter.min_rating" if steps[-1]["step"] == "min_rating" else policy.lower()
         raise DataError("no interactions are left", where=where, found=tell_steps(steps), fix=fix)
     return events, steps
 

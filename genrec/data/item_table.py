@@ -5,7 +5,6 @@ Knows Polars and NumPy, and nothing of interactions, files or configuration obje
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from functools import reduce
 
@@ -39,42 +38,28 @@ class TextPolicy:
         require_choice("text.duplicates", self.duplicates, ("error", "first"))
 
 
-def clean_text(text: pl.Series) -> pl.Series:
-    """HTML entities become characters (once), runs of white space one space; empty strings become null.
-
-    >>> clean_text(pl.Series(["  Salt &amp;\\n Pepper ", " ", None])).to_list()
-    ['Salt & Pepper', None, None]
-    """
-    escaped = text.str.contains("&", literal=True).fill_null(False).arg_true()
-    if len(escaped):
-        # `scatter` writes in place, so it gets a copy; only these few strings pass through Python
-        plain = [html.unescape(value) for value in text.gather(escaped).to_list()]
-        text = text.clone().scatter(escaped, plain)
-    text = text.str.replace_all(r"\s+", " ").str.strip_chars()
-    return text.set(text == "", None)
-
-
 def assemble_text(items: pl.DataFrame, fields: tuple[str, ...] = TEXT_FIELDS) -> pl.Series:
     """The fields that are not empty, joined by ". "; categories are joined by ", ".
 
     Args:
-        items: has the columns of `RAW_ITEMS`.
+        items: has the columns of `RAW_ITEMS`, plain text.
         fields: any of `TEXT_FIELDS`, in the order wanted.
 
     Returns:
         String [N], "" where every field is empty.
 
     >>> row = {"item_id": ["i"], "title": ["A pen."], "brand": [None], "categories": [["Office", "Pens"]]}
-    >>> assemble_text(pl.DataFrame(row | {"description": ["Blue &lt;ink&gt;."]})).to_list()
-    ['A pen. Office, Pens. Blue <ink>.']
+    >>> assemble_text(pl.DataFrame(row | {"description": ["Blue ink."]})).to_list()
+    ['A pen. Office, Pens. Blue ink.']
     """
     pieces = []
     for name in fields:
         column = items.get_column(name)
         if name == "categories":
-            words = pl.element().str.strip_chars()
-            column = column.cast(pl.List(pl.String)).list.eval(words.filter(words != "")).list.join(", ")
-        pieces.append(clean_text(column.cast(pl.String)).alias(name))
+            word = pl.element().str.strip_chars()
+            column = column.cast(pl.List(pl.String)).list.eval(word.filter(word != "")).list.join(", ")
+        words = column.cast(pl.String).str.strip_chars()
+        pieces.append(words.set(words == "", None).alias(name))
     if not pieces:
         return pl.Series("text", [""] * len(items), dtype=pl.String)
 

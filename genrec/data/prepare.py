@@ -27,6 +27,7 @@ from genrec.data.schema import (
     RawData,
     check_frame,
 )
+from genrec.data.sources.lines import is_too_bad
 from genrec.data.splits import SplitPolicy, assign_split
 from genrec.errors import DataError
 
@@ -103,7 +104,7 @@ def prepare(
     text = text or TextPolicy()
     where = _name_files(raw.files)
     events = read_events(raw, with_rating=filters.min_rating is not None, with_split=split.name == "provided")
-    _check_clock(events, filters, order, split, where=where)
+    _check_clock(events, filters, order, split, first=raw.first_untimed, where=where)
     facts: dict[str, Any] = {"bad_lines": raw.num_bad_lines, "notes": list(raw.notes)}
     events, facts["steps"] = filter_events(events, filters, order=order.by, where=where)
 
@@ -112,15 +113,15 @@ def prepare(
     table = order_events(table, order)
     sizes = np.bincount(table.get_column("user_index").to_numpy())
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    parts, split_facts = assign_split(table, offsets, split, steps=facts["steps"], where=where)
+    parts, split_facts = assign_split(table, offsets, split, steps=facts["steps"], lower=filters.lower(), where=where)
     interactions = _finish_interactions(table, offsets, parts)
     users = pl.DataFrame({"user_id": ids["users"]}).with_row_index("user_index")
     users = users.with_columns(pl.Series("num_interactions", sizes)).select(pl.col(n).cast(t) for n, t in USERS.items())
 
-    catalogue, item_facts = build_items(ids["items"], raw.items, text, where=where)
+    catalogue, item_facts = build_items(ids["items"], raw.items, text, where=raw.items_file or where)
     codes = None
     if raw.item_codes is not None:
-        codes, code_facts = build_item_codes(ids["items"], raw.item_codes, text, where=where)
+        codes, code_facts = build_item_codes(ids["items"], raw.item_codes, text, where=raw.codes_file or where)
         item_facts |= code_facts
     facts |= {
         "num_interactions": len(interactions),
@@ -164,8 +165,9 @@ def read_events(raw: RawData, *, with_rating: bool = False, with_split: bool = F
         columns.append(time.alias("time"))
         for name, wanted in (("rating", with_rating), ("split", with_split)):
             if wanted and name not in present:
-                reason = {"rating": "filter.min_rating", "split": "split.name=provided"}[name]
-                raise DataError(f"{reason} needs a column {name!r}", where=where, found=", ".join(present))
+                reason = {"rating": "filter.min_rating", "split": "split=provided"}[name]
+                what, fix = f"{reason} needs a column {name!r}", f"set source.{name}_column=... (with source=table)"
+                raise DataError(what, where=where, found=", ".join(present), fix=fix)
         columns += [pl.col("rating")] * with_rating + [pl.col("split").to_physical().cast(pl.UInt8)] * with_split
         events = raw.interactions.select(columns).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -222,21 +224,32 @@ def _name_files(files: Sequence[Path]) -> str:
 
 
 def _check_clock(
-    events: pl.DataFrame, filters: FilterPolicy, order: OrderPolicy, split: SplitPolicy, *, where: str
+    events: pl.DataFrame,
+    filters: FilterPolicy,
+    order: OrderPolicy,
+    split: SplitPolicy,
+    *,
+    first: str | None,
+    where: str,
 ) -> None:
-    """Raises DataError if a policy needs times that the events lack."""
+    """Raises DataError if a policy needs times that the events lack; `first` is the place of the first such event."""
     unknown = events.get_column("time").null_count()
     if not unknown:
         return
     found = "no timestamps" if unknown == len(events) else f"{unknown} of {len(events)} rows without"
+    skip = ""
+    if first is not None and unknown < len(events):
+        found += f", the first is {first}"
+        # more of them would be refused
+        skip = "" if is_too_bad(unknown, len(events)) else "set source.skip_bad_lines=true to leave such rows out, or "
     if split.name == "temporal":
-        fix = "use split.name=leave_one_out with order.by=file"
-        raise DataError("split.name=temporal needs a timestamp for every row", where=where, found=found, fix=fix)
+        fix = skip + "set split=leave_one_out order.by=file"
+        raise DataError("split=temporal needs a timestamp for every row", where=where, found=found, fix=fix)
     if order.by == "timestamp":
-        fix = "set order.by=file to take the rows in the order of the file"
+        fix = skip + "set order.by=file to take the rows in the order of the file"
         raise DataError("order.by=timestamp needs a timestamp for every row", where=where, found=found, fix=fix)
     if filters.duplicates == "exact":
-        fix = "use filter.duplicates=first, last or keep"
+        fix = skip + "set filter.duplicates=first, last or keep"
         raise DataError("filter.duplicates=exact needs a timestamp for every row", where=where, found=found, fix=fix)
 
 

@@ -45,10 +45,14 @@ class RawData:
 
     Attributes:
         interactions: one row an event, in file order: `RAW_REQUIRED` and any of `RAW_OPTIONAL`.
-        items: item descriptions (`RAW_ITEMS`; one row an item id, unless the files repeat one), or None.
+        items: item descriptions (`RAW_ITEMS`; one row an item id, unless the files repeat one; plain text without
+            mark-up), or None.
         item_codes: imported semantic IDs, columns item_id (String) and codes (List(Int32)), or None.
         files: the files that were read, for hashes and error messages.
-        num_bad_lines: lines left out under ``skip_bad_lines=true``.
+        items_file, codes_file: those of `files` that describe the items or hold their codes, for error messages.
+        num_bad_lines: lines left out under ``source.skip_bad_lines=true``.
+        first_untimed: where the first event without a time stands, if ``source.skip_bad_lines=true`` would leave such
+            events out.
         notes: one-line remarks for the user ("287 timestamps are missing, the file's order rules").
     """
 
@@ -58,6 +62,9 @@ class RawData:
     files: tuple[Path, ...] = ()
     num_bad_lines: int = 0
     notes: tuple[str, ...] = field(default=())
+    items_file: Path | None = None
+    codes_file: Path | None = None
+    first_untimed: str | None = None
 
 
 def check_frame(

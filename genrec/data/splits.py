@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec.data.filters import LOWER, require_choice, tell_steps
+from genrec.data.filters import require_choice, tell_steps
 from genrec.data.schema import SPLITS
 from genrec.errors import ConfigError, DataError
 
@@ -140,7 +140,13 @@ def parse_moment(value: str | int, *, where: str) -> int:
 
 
 def assign_split(
-    table: pl.DataFrame, offsets: np.ndarray, policy: SplitPolicy, *, steps: list[dict[str, Any]], where: object
+    table: pl.DataFrame,
+    offsets: np.ndarray,
+    policy: SplitPolicy,
+    *,
+    steps: list[dict[str, Any]],
+    lower: str | None,
+    where: object,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Splits the ordered events.
 
@@ -149,6 +155,7 @@ def assign_split(
         offsets: [U + 1], user u's events are rows offsets[u] to offsets[u + 1] - 1.
         policy: how.
         steps: what the filters left, for messages.
+        lower: what to do about filters that left too few events, for messages.
         where: file name for messages.
 
     Returns:
@@ -159,13 +166,14 @@ def assign_split(
         DataError: a part would be empty, or the order of a user's events contradicts a temporal split.
     """
     facts: dict[str, Any] = {}
-    fix = LOWER
+    fix = lower
     if policy.name == "provided":
         parts = table.get_column("split").to_numpy()
     elif policy.name == "leave_one_out":
         parts = split_leave_one_out(offsets)
         facts["users_without_evaluation"] = int((np.diff(offsets) < MIN_LEAVE_ONE_OUT).sum())
-        fix = f"{LOWER}: leave-one-out needs users with {MIN_LEAVE_ONE_OUT} events"
+        need = f"leave-one-out needs users with {MIN_LEAVE_ONE_OUT} events"
+        fix = f"{lower}: {need}" if lower else need
     else:
         seconds = (table.get_column("time") // 1000).to_numpy()
         cuts = policy.cuts() or find_temporal_cuts(
@@ -178,7 +186,7 @@ def assign_split(
     facts["train_after_evaluation"] = count_train_after_evaluation(parts, offsets)
     empty = [name for name, count in zip(SPLITS, np.bincount(parts, minlength=3), strict=True) if not count]
     if empty:
-        what = f"split.name={policy.name} leaves {' and '.join(empty)} empty"
+        what = f"split={policy.name} leaves {' and '.join(empty)} empty"
         raise DataError(what, where=where, found=tell_steps(steps), fix=fix)
     return parts, facts
 
@@ -188,5 +196,5 @@ def _check_direction(parts: np.ndarray, offsets: np.ndarray, *, where: object) -
     back = np.diff(parts.astype(np.int8)) < 0
     back[offsets[1:-1] - 1] = False  # the step from one user to the next
     if back.any():
-        what = f"split.name=temporal: {back.sum()} events stand before an event of their user from an earlier part"
+        what = f"split=temporal: {back.sum()} events stand before an event of their user from an earlier part"
         raise DataError(what, where=where, fix="set order.by=timestamp")

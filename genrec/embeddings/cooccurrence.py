@@ -36,7 +36,7 @@ def count_cooccurrences(train: Ragged, num_items: int, *, window: int = 5) -> sp
     [[0, 2, 0], [2, 0, 1], [0, 1, 0]]
     """
     if window < 1:
-        raise ConfigError("window is out of range", expected="at least 1", found=window)
+        raise ConfigError("embedding.window is out of range", expected="at least 1", found=window)
     row, item, _ = train.flat()
     if len(item) and not (item.min() >= 0 and item.max() < num_items):
         raise DataError(
@@ -92,7 +92,7 @@ def embed_cooccurrence(
         DataError: an item_index is out of range, or the matrix cannot fill the dimensions.
     """
     if weighting not in ("ppmi", "count"):
-        raise ConfigError("unknown weighting", expected="ppmi or count", found=repr(weighting))
+        raise ConfigError("unknown embedding.weighting", expected="ppmi or count", found=repr(weighting))
     counts = count_cooccurrences(train, num_items, window=window)
     matrix = positive_pmi(counts) if weighting == "ppmi" else counts
     left, values = truncated_svd(matrix, dimensions, seed=seed, where="co-occurrence of training items")

@@ -56,7 +56,9 @@ def read_precomputed(path: Path, item_ids: Sequence[str], *, ids: Path | None = 
         file_ids = None if ids is None else _read_ids(ids)
     elif path.suffix == ".parquet":
         if ids is not None:
-            raise ConfigError("ids go with .npy vectors; a .parquet has a column item_id", where=path)
+            raise ConfigError(
+                "ids go with .npy vectors; a .parquet has a column item_id", where=path, fix="set embedding.ids=null"
+            )
         vectors, file_ids = _read_parquet(path)
     else:
         raise ConfigError("unknown file of vectors", where=path, expected=".npy or .parquet", found=path.suffix)
@@ -88,7 +90,7 @@ def _by_index(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.nd
             where=path,
             expected=f"{len(item_ids)} rows",
             found=f"{len(vectors)}",
-            fix="give the file's item ids (ids=...)",
+            fix="set embedding.ids=... to the file of the rows' item ids",
         )
     return _cast(vectors, np.arange(len(vectors)), item_ids, path)
 
@@ -157,11 +159,15 @@ def _read_ids(path: Path) -> list[str]:
         file_ids = [str(item_id) for item_id in array]
     else:
         try:
-            file_ids = path.read_text(encoding="utf-8").splitlines()
+            file_ids = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             raise StorageError(f"cannot read the file: {error.strerror}", where=path) from error
         except UnicodeDecodeError as error:
-            raise DataError(f"item ids are not UTF-8: {error.reason} at byte {error.start}", where=path) from error
+            raise DataError(
+                f"item ids are not UTF-8: {error.reason} at byte {error.start}",
+                where=path,
+                fix="save the file as UTF-8",
+            ) from error
     for row, item_id in enumerate(file_ids):
         if not item_id:
             raise DataError("empty item id", where=f"{path}:{row + 1}")

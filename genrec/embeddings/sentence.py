@@ -60,7 +60,7 @@ def embed_sentences(
         raise StorageError(
             f"cannot load the sentence model: {error}",
             where=model,
-            fix="give the folder of a downloaded model, or check its name and the network",
+            fix="set embedding.model=... to the folder of a downloaded model, or check its name and the network",
         ) from error
 
     def encode(batch: list[str]) -> Any:
@@ -98,7 +98,7 @@ def encode_texts(
     """
     filled = [index for index, text in enumerate(texts) if text is not None and text.strip()]
     if not filled:
-        raise DataError("all item texts are empty", found=f"{len(texts)} items", fix="embed by co-occurrence")
+        raise DataError("all item texts are empty", found=f"{len(texts)} items", fix="set embedding=cooccurrence")
     if len(filled) < len(texts):
         logger.warning("%d of %d item texts are empty: their vectors are 0", len(texts) - len(filled), len(texts))
     vectors = np.empty((0, 0), dtype=np.float32)

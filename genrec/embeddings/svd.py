@@ -41,7 +41,7 @@ def truncated_svd(
         DataError: the matrix has a rank below E.
     """
     if dimensions < 1:
-        raise ConfigError("dimensions is out of range", where=where, expected="at least 1", found=dimensions)
+        raise ConfigError("embedding.dimensions is out of range", where=where, expected="at least 1", found=dimensions)
     matrix = sparse.csr_array(matrix, dtype=np.float64)
     is_empty = np.diff(matrix.indptr) == 0
     num_rows = int(np.count_nonzero(~is_empty))
@@ -70,5 +70,5 @@ def truncated_svd(
 
 
 def _too_few(where: str, dimensions: int, found: str, limit: int) -> DataError:
-    fix = f"set dimensions to {limit} or fewer" if limit else "there is nothing to embed"
+    fix = f"set embedding.dimensions={limit} or fewer" if limit else "there is nothing to embed"
     return DataError("too little to make the dimensions of", where=where, expected=dimensions, found=found, fix=fix)

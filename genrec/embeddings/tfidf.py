@@ -56,16 +56,17 @@ def embed_tfidf(
 
     for name, value in (("min_document_frequency", min_document_frequency), ("max_ngram", max_ngram)):
         if value < 1:
-            raise ConfigError(f"{name} is out of range", expected="at least 1", found=value)
+            raise ConfigError(f"embedding.{name} is out of range", expected="at least 1", found=value)
     vectorizer = TfidfVectorizer(min_df=min_document_frequency, ngram_range=(1, max_ngram), sublinear_tf=sublinear)
     try:
         matrix = sparse.csr_array(vectorizer.fit_transform(["" if text is None else text for text in texts]))
     except ValueError as error:  # empty vocabulary, before or after pruning
+        others = "embedding=cooccurrence, or embedding=precomputed"
         raise DataError(
             "no term is left of the item texts",
             expected=f"words that occur in at least {min_document_frequency} texts",
             found=f"{len(texts)} texts without",
-            fix="lower min_document_frequency, or embed by co-occurrence or precomputed vectors",
+            fix="set " + ("embedding.min_document_frequency=1, or " if min_document_frequency > 1 else "") + others,
         ) from error
     left, values = truncated_svd(matrix, dimensions, seed=seed, where="TF-IDF of the item texts")
     vectors = left * values

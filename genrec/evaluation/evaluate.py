@@ -16,25 +16,18 @@ from typing import Any, Protocol, Unpack, runtime_checkable
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 
 from genrec.artifacts import Artifact, load_artifact, write_artifact
+from genrec.baselines.base import Ranker
+from genrec.baselines.scores import BackoffScores, Scores, empty_scores, shape_of
 from genrec.data.sequences import Cases, Ragged
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation.metrics import RankCounts, Scores, check_cutoffs, parse_metric, rank_counts, ranks
+from genrec.evaluation.metrics import RankCounts, check_cutoffs, check_tie_rule, parse_metric, rank_counts, ranks
 from genrec.evaluation.slices import length_labels, novelty_labels, popularity_labels
-from genrec.evaluation.summary import CUTOFFS, SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
+from genrec.evaluation.summary import MASKS, SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
 
 KIND = "evaluation"
 EMPTY_HISTORY_MODEL = "popularity for empty histories"
-
-
-class Ranker(Protocol):
-    """Anything that scores the whole catalogue for a batch of histories."""
-
-    def scores(self, histories: Ragged) -> Scores:
-        """[B, N], higher is better; see `genrec.evaluation.metrics.Scores`."""
-        ...
 
 
 @runtime_checkable
@@ -82,16 +75,15 @@ def evaluate_models(
         train_counts: [N] training interactions of each item.
         batch_size: cases scored at once.
         progress: called with (model, cases done, cases in all) after every batch.
-        **summary: the keyword arguments of `genrec.evaluation.summary.summarise`: cutoffs, tie_rule, num_resamples,
-            confidence, seed, reference.
+        **summary: see `genrec.evaluation.summary.SummaryOptions`.
 
     Raises:
         DataError: no cases, an index outside the catalogue, scores of a wrong shape or not finite.
-        ConfigError: no models, a cut-off above N, an unknown tie rule or reference.
+        ConfigError: no models, a cut-off above N or a search's list, an unknown tie rule or reference.
     """
     # Before the work, not after it.
-    check_protocol(list(models), num_items=len(train_counts), **summary)
-    _check_lists(models, summary.get("cutoffs", CUTOFFS))
+    protocol = check_protocol(list(models), num_items=len(train_counts), **summary)
+    _check_lists(models, protocol.cutoffs)
     frame = rank_cases(models, cases, train_counts=train_counts, batch_size=batch_size, progress=progress)
     return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary))
 
@@ -118,7 +110,7 @@ def rank_cases(
     common = _case_columns(cases, counts)
     frames = []
     for name, model in models.items():
-        ranked = _rank_model(name, model, cases, counts, batch_size, progress)._asdict()
+        ranked = _rank_model(name, model, cases, counts, batch_size=batch_size, progress=progress)
         columns = (pl.Series(column, values, dtype=pl.Int32) for column, values in ranked.items())
         frames.append(common.with_columns(pl.lit(name).alias("model"), *columns))
     order = ["model", *common.columns[:4], *RankCounts._fields, *common.columns[4:]]
@@ -149,11 +141,58 @@ def score_model(
     Raises:
         DataError, ConfigError: as in `evaluate_models`.
     """
-    function, cutoff = parse_metric(metric)
-    check_cutoffs((cutoff,), len(train_counts))
-    ranked = _rank_model("model", model, cases, _check_inputs(cases, train_counts), batch_size, None)
-    chosen = ranked[2:] if exclude_seen else ranked[:2]
-    return float(function(ranks(*chosen, tie_rule), cutoff).mean())
+    return score_metrics(
+        model,
+        cases,
+        train_counts=train_counts,
+        metrics=(metric,),
+        exclude_seen=exclude_seen,
+        tie_rule=tie_rule,
+        batch_size=batch_size,
+    )[metric]
+
+
+def score_metrics(
+    model: Ranker,
+    cases: Cases,
+    *,
+    train_counts: np.ndarray,
+    metrics: Sequence[str],
+    exclude_seen: bool = False,
+    tie_rule: str = "pessimistic",
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """The means of several metrics over all cases, from one ranking, without or with the seen items left out.
+
+    A `SearchRanker` runs the one search that is asked for.
+
+    Args:
+        model: a fitted model.
+        cases: as in `evaluate_models`.
+        train_counts: [N] training interactions of each item.
+        metrics: names with cut-off, such as "ndcg@10".
+        exclude_seen: leave out the items of the history.
+        tie_rule: see `genrec.evaluation.metrics.ranks`.
+        batch_size: cases scored at once.
+
+    Returns:
+        Name to value, in the order of `metrics`.
+
+    Raises:
+        DataError, ConfigError: as in `evaluate_models`.
+    """
+    parsed = {name: parse_metric(name) for name in metrics}
+    for _, cutoff in parsed.values():
+        check_cutoffs((cutoff,), len(train_counts))
+        _check_lists({"model": model}, (cutoff,))
+    check_tie_rule(tie_rule)
+    mask = "seen" if exclude_seen else "none"
+    ranked = _rank_model(
+        "model", model, cases, _check_inputs(cases, train_counts), batch_size=batch_size, masks=(mask,)
+    )
+    greater, tied = MASKS[mask]
+    rank = ranks(ranked[greater], ranked[tied], tie_rule)
+    return {name: float(function(rank, cutoff).mean()) for name, (function, cutoff) in parsed.items()}
 
 
 def save_evaluation(
@@ -198,14 +237,14 @@ def _check_lists(models: Mapping[str, Ranker], cutoffs: Sequence[int]) -> None:
                 f"cut-off {largest} is above the number of candidates",
                 where=f"model {name!r}",
                 expected=f"at most {model.num_candidates}",
-                fix="widen the search or choose smaller cutoffs",
+                fix=f"set search.beam_width={largest} search.num_candidates=null, or smaller cut-offs",
             )
 
 
 def _check_inputs(cases: Cases, train_counts: np.ndarray) -> np.ndarray:
     num_items = len(train_counts)
     if len(cases) == 0:
-        raise DataError("no evaluation cases", fix="choose a split that has some")
+        raise DataError("no evaluation cases", fix="choose another split, as in split=validation")
     _, seen, _ = cases.histories.flat()
     for what, index, lowest in (("target", cases.target, -1), ("history item", seen, 0)):
         if len(index) and not (index.min() >= lowest and index.max() < num_items):
@@ -222,39 +261,45 @@ def _rank_model(
     model: Ranker,
     cases: Cases,
     train_counts: np.ndarray,
+    *,
     batch_size: int,
-    progress: Callable[[str, int, int], None] | None,
-) -> RankCounts:
+    progress: Callable[[str, int, int], None] | None = None,
+    masks: Sequence[str] = tuple(MASKS),
+) -> dict[str, np.ndarray]:
+    """The columns of `RankCounts` that belong to the masks, [C] int64 each."""
     lengths = cases.histories.lengths
     served, empty = np.flatnonzero(lengths > 0), np.flatnonzero(lengths == 0)
-    ranked = RankCounts(*np.empty((4, len(cases)), dtype=np.int64))
-    popularity = sp.csr_matrix((len(empty), len(train_counts))), train_counts
-    for column, values in zip(
-        ranked, rank_counts(popularity, cases.target[empty], model=EMPTY_HISTORY_MODEL), strict=True
-    ):
-        column[empty] = values
+    ranked = {column: np.empty(len(cases), dtype=np.int64) for mask in masks for column in MASKS[mask]}
+    popularity = BackoffScores(empty_scores(len(empty), len(train_counts)), train_counts)
+    counts = rank_counts(popularity, cases.target[empty], model=EMPTY_HISTORY_MODEL)
+    for column, values in ranked.items():
+        values[empty] = getattr(counts, column)
     for start in range(0, len(served), batch_size):
         rows = served[start : start + batch_size]
-        batch = cases.take(rows)
-        scores = model.scores(batch.histories)
-        shape = scores[0].shape if isinstance(scores, tuple) else scores.shape
-        if shape != (len(batch), len(train_counts)):
-            raise DataError(
-                "wrong shape of scores",
-                where=f"model {name!r}",
-                expected=(len(batch), len(train_counts)),
-                found=shape,
-            )
-        seen_row, seen_item, _ = batch.histories.flat()
-        counts = rank_counts(scores, batch.target, (seen_row, seen_item), model=name)
-        if isinstance(model, SearchRanker):
-            masked = rank_counts(model.masked_scores(batch.histories), batch.target, (seen_row, seen_item), model=name)
-            counts = RankCounts(*counts[:2], *masked[2:])
-        for column, values in zip(ranked, counts, strict=True):
-            column[rows] = values
+        for column, values in _rank_batch(name, model, cases.take(rows), len(train_counts), masks).items():
+            ranked[column][rows] = values
         if progress is not None:
             progress(name, len(empty) + start + len(rows), len(cases))
     return ranked
+
+
+def _rank_batch(name: str, model: Ranker, batch: Cases, num_items: int, masks: Sequence[str]) -> dict[str, np.ndarray]:
+    """As `_rank_model`, for non-empty histories at once: one scoring, or one search a mask."""
+    seen_row, seen_item, _ = batch.histories.flat()
+
+    def counts_of(score: Callable[[Ragged], Scores]) -> RankCounts:
+        scores = score(batch.histories)
+        expected = len(batch), num_items
+        if shape_of(scores) != expected:
+            raise DataError("wrong shape of scores", where=f"model {name!r}", expected=expected, found=shape_of(scores))
+        return rank_counts(scores, batch.target, (seen_row, seen_item), model=name)
+
+    if isinstance(model, SearchRanker):
+        searches = {"none": model.scores, "seen": model.masked_scores}
+        counts = {mask: counts_of(searches[mask]) for mask in masks}
+    else:
+        counts = dict.fromkeys(masks, counts_of(model.scores))
+    return {column: getattr(counts[mask], column) for mask in masks for column in MASKS[mask]}
 
 
 def _case_columns(cases: Cases, train_counts: np.ndarray) -> pl.DataFrame:

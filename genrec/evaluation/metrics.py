@@ -10,16 +10,13 @@ the target, and how many score the same; a tie rule turns them into one rank.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from genrec.baselines.scores import BackoffScores, Scores, shape_of
 from genrec.errors import ConfigError, DataError
-
-# Dense [B, N]; CSR [B, N], where an absent item is never recommended; or (CSR [B, N], base [N]), where an absent item
-# has its base score. A CSR matrix must not hold an item twice in a row (a product of two CSR matrices never does).
-Scores: TypeAlias = "np.ndarray | sp.csr_matrix | tuple[sp.csr_matrix, np.ndarray]"
 
 _TIE_WEIGHTS = {"pessimistic": 1.0, "mid": 0.5, "optimistic": 0.0}
 TIE_RULES = tuple(_TIE_WEIGHTS)
@@ -126,11 +123,21 @@ def metric_values(rank: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndar
 def check_tie_rule(tie_rule: str) -> None:
     """Raises ConfigError unless it is one of `TIE_RULES`."""
     if tie_rule not in TIE_RULES:
-        raise ConfigError("unknown tie rule", expected=f"one of {', '.join(TIE_RULES)}", found=repr(tie_rule))
+        raise ConfigError(
+            "unknown tie rule",
+            expected=f"one of {', '.join(TIE_RULES)}",
+            found=repr(tie_rule),
+            fix="set ties=pessimistic",
+        )
 
 
-def check_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> tuple[int, ...]:
+def check_cutoffs(cutoffs: Sequence[int], num_candidates: int, *, key: str | None = None) -> tuple[int, ...]:
     """The cut-offs in ascending order.
+
+    Args:
+        cutoffs: k of the metrics.
+        num_candidates: items that can be in a list.
+        key: configuration key of the list of cut-offs, if there is one, for the remedy.
 
     Raises:
         ConfigError: none given, one below 1, one given twice, or one above the number of candidates (recall would be 1
@@ -140,13 +147,17 @@ def check_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> tuple[int, ...
     (1, 10)
     """
     ordered = tuple(sorted(int(k) for k in cutoffs))
+    fitting = sorted({k for k in ordered if 1 <= k <= num_candidates}) or [num_candidates]
+    fix = "choose a smaller cut-off" if key is None else f"set {key}=[{','.join(map(str, fitting))}]"
     if not ordered or ordered[0] < 1 or len(set(ordered)) < len(ordered):
-        raise ConfigError("wrong cut-offs", expected="distinct integers from 1 on", found=list(cutoffs))
+        raise ConfigError(
+            "wrong cut-offs", expected="distinct integers from 1 on", found=list(cutoffs), fix=fix if key else None
+        )
     if ordered[-1] > num_candidates:
         raise ConfigError(
             f"cut-off {ordered[-1]} is above the number of candidates",
             expected=f"at most {num_candidates}, the items of the catalogue",
-            fix="choose smaller cutoffs",
+            fix=fix,
         )
     return ordered
 
@@ -161,7 +172,7 @@ def rank_counts(
     """Ranks the targets among all items at once, and again with the seen items left out.
 
     Args:
-        scores: see `Scores`; higher is better; every stored number finite.
+        scores: see `genrec.baselines.scores.Scores`; higher is better; every stored number finite.
         targets: [B] integer, item index, or -1 for a target outside the catalogue.
         seen: rows [S] and items [S] of what each user has seen already, in any order, repeats allowed.
         model: name of the model, for messages.
@@ -172,9 +183,9 @@ def rank_counts(
     Raises:
         DataError: scores of the wrong shape or not finite, or an index outside the catalogue.
     """
-    entries, base = scores if isinstance(scores, tuple) else (scores, None)
+    entries, base = scores if isinstance(scores, BackoffScores) else (scores, None)
     targets = np.asarray(targets, dtype=np.int64)
-    num_rows, num_items = _shape(entries)
+    num_rows, num_items = shape_of(entries)
     if num_rows != len(targets):
         raise DataError("wrong number of score rows", where=f"model {model!r}", expected=len(targets), found=num_rows)
     _check_range(targets, -1, num_items, "target")
@@ -201,27 +212,6 @@ def rank_counts(
     )
 
 
-def rank_of_target(
-    scores: Scores,
-    targets: np.ndarray,
-    seen: tuple[np.ndarray, np.ndarray] | None = None,
-    *,
-    model: str = "model",
-) -> tuple[np.ndarray, np.ndarray]:
-    """(num_greater, num_tied) of each target, [B] int64 each, with the seen items left out if they are given.
-
-    Arguments and errors as in `rank_counts`.
-
-    >>> scores = np.array([[0.5, 0.9, 0.5, 0.1]])
-    >>> [counts.tolist() for counts in rank_of_target(scores, np.array([0]))]
-    [[1], [1]]
-    >>> [counts.tolist() for counts in rank_of_target(scores, np.array([0]), (np.array([0]), np.array([1])))]
-    [[0], [1]]
-    """
-    counts = rank_counts(scores, targets, seen, model=model)
-    return (counts.num_greater_masked, counts.num_tied_masked) if seen is not None else counts[:2]
-
-
 def _count_dense(
     scores: np.ndarray, targets: np.ndarray, row: np.ndarray, item: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -236,7 +226,7 @@ def _count_sparse(
     entries: sp.csr_matrix, base: np.ndarray | None, targets: np.ndarray, row: np.ndarray, item: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """As `_count_dense`, at the cost of the stored entries; a target without a score has inf, a pair -inf."""
-    num_rows, num_items = _shape(entries)
+    num_rows, num_items = shape_of(entries)
     # A look-up of positions instead of scores tells an absent entry from a stored zero.
     small = entries.nnz < np.iinfo(np.int32).max
     positions = sp.csr_matrix(
@@ -266,10 +256,6 @@ def _count_sparse(
         greater += num_items - right - count(overruled > threshold)
         equal += right - left - count(overruled == threshold)
     return greater, equal, target_score, score(row, item, -np.inf)
-
-
-def _shape(matrix: Any) -> tuple[int, int]:
-    return matrix.shape
 
 
 def _distinct_pairs(seen: tuple[np.ndarray, np.ndarray] | None, num_items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -309,7 +295,7 @@ def _checked_csr(entries: Any, base: np.ndarray | None, model: str) -> sp.csr_ma
         raise DataError("an item is scored twice in one row", where=where, fix="call sum_duplicates() on the scores")
     _check_finite(entries.data, model)
     if base is not None:
-        if base.shape != _shape(entries)[1:]:
-            raise DataError("wrong shape of base scores", where=where, expected=_shape(entries)[1:], found=base.shape)
+        if base.shape != shape_of(entries)[1:]:
+            raise DataError("wrong shape of base scores", where=where, expected=shape_of(entries)[1:], found=base.shape)
         _check_finite(base, model)
     return entries

@@ -27,7 +27,7 @@ class GeneratorRanker:
         self.num_candidates = num_candidates
 
     def scores(self, histories: Ragged) -> sp.csr_matrix:
-        """[B, N] CSR of log-probabilities; see `genrec.evaluation.evaluate.Ranker`."""
+        """[B, N] CSR of log-probabilities; see `genrec.baselines.base.Ranker`."""
         return self._search(histories, exclude_seen=False)
 
     def masked_scores(self, histories: Ragged) -> sp.csr_matrix:

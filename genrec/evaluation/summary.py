@@ -4,12 +4,12 @@ A pure function of the per-case table, so a stored evaluation can be summarised 
 reference. Knows Polars and NumPy; must not know models, data folders or how a table is displayed.
 """
 
-# C cases, M metrics, R resamples
+# C cases, M metrics, R resamples of the users
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import polars as pl
@@ -21,11 +21,12 @@ from genrec.evaluation.significance import (
     bootstrap_means,
     bootstrap_p_value,
     check_confidence,
+    check_resamples,
     holm,
     percentile_interval,
     sign_flip_p_value,
     smallest_detectable_effect,
-    standard_error,
+    standard_errors,
 )
 from genrec.evaluation.slices import NOVELTY_LABELS, POPULARITY_LABELS, length_bucket_names
 
@@ -36,166 +37,170 @@ SLICE_COLUMNS = {
     "target_novelty": NOVELTY_LABELS,
 }
 CUTOFFS = (1, 5, 10, 20, 50)
-TIE_RULE = "pessimistic"
-CONFIDENCE = 0.95
-REFERENCE = "item_knn"
 POWER = 0.8
 
 
 class SummaryOptions(TypedDict, total=False):
-    """The keyword arguments of `summarise` that a user chooses."""
+    """The keyword arguments of `summarise` that a user chooses; defaults in `EvaluationProtocol`.
+
+    Attributes:
+        cutoffs: k of the metrics, at most N.
+        tie_rule: rank of a target among items of equal score.
+        num_resamples: bootstrap resamples.
+        num_permutations: sign patterns of the permutation test; no p-value is below 1 / (1 + num_permutations).
+        confidence: level of intervals and tests.
+        seed: of resamples and sign patterns.
+        reference: the model that others are compared with; None: no comparisons.
+    """
 
     cutoffs: Sequence[int]
     tie_rule: str
     num_resamples: int
+    num_permutations: int
     confidence: float
     seed: int
     reference: str | None
 
 
-def summarise(
-    cases: pl.DataFrame,
-    *,
-    num_items: int,
-    cutoffs: Sequence[int] = CUTOFFS,
-    tie_rule: str = TIE_RULE,
-    num_resamples: int = 1000,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
-    reference: str | None = REFERENCE,
-) -> dict[str, Any]:
+class EvaluationProtocol(NamedTuple):
+    """`SummaryOptions`, all of them there."""
+
+    cutoffs: Sequence[int] = CUTOFFS
+    tie_rule: str = "pessimistic"
+    num_resamples: int = 1_000
+    num_permutations: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0
+    reference: str | None = "item_knn"
+
+
+def summarise(cases: pl.DataFrame, *, num_items: int, **options: Unpack[SummaryOptions]) -> dict[str, Any]:
     """The report of an evaluation.
 
-    Intervals are percentile bootstraps over cases; all models share the resamples. Each model is compared with the
-    reference on the same cases: difference and interval by paired bootstrap, p-values by paired bootstrap and by
-    sign-flip permutation. Holm's correction runs over the permutation p-values of all comparisons in the report.
-    Comparisons, slices and tie bounds are given for recall and NDCG at the primary cut-off: 10, or the largest cut-off
-    if 10 is not among them.
+    Metrics are means over cases. Intervals are percentile bootstraps over users, whose cases come and go together; all
+    models share the resamples. Each model is compared with the reference on the same cases: difference and interval by
+    paired bootstrap, p-values by paired bootstrap and by sign-flip permutation, all over users, as are the standard
+    errors of slices and the smallest detectable effects. Holm's correction runs over the permutation p-values of all
+    comparisons in the report. Comparisons, slices and tie bounds are given for recall and NDCG at the primary cut-off:
+    10, or the largest cut-off if 10 is not among them.
 
     Args:
         cases: table of `genrec.evaluation.evaluate.rank_cases`.
         num_items: N, items of the catalogue.
-        cutoffs: k of the metrics, at most N.
-        tie_rule: rank of a target among items of equal score.
-        num_resamples: bootstrap resamples, and sign patterns of the permutation test.
-        confidence: level of intervals and tests.
-        seed: of resamples and sign patterns.
-        reference: the model that others are compared with; None: no comparisons.
+        **options: see `SummaryOptions`.
 
     Returns:
-        Plain JSON types: protocol, models, num_cases, num_empty_history, num_target_unseen_in_train,
+        Plain JSON types: protocol, models, num_cases, num_users, num_empty_history, num_target_unseen_in_train,
         num_target_outside_catalogue, num_target_in_history, num_fewer_candidates (cases with fewer unseen items than
         the largest cut-off), rows (one a model and mask), slices, comparisons.
 
     Raises:
         DataError: no cases, or models ranked on different cases.
-        ConfigError: a cut-off above N, an unknown tie rule or reference.
+        ConfigError: as in `check_protocol`.
     """
     tables = _split_models(cases)
-    cutoffs = check_protocol(
-        list(tables),
-        num_items=num_items,
-        cutoffs=cutoffs,
-        tie_rule=tie_rule,
-        confidence=confidence,
-        reference=reference,
-    )
+    protocol = check_protocol(list(tables), num_items=num_items, **options)
+    cutoffs = protocol.cutoffs
     primary = 10 if 10 in cutoffs else cutoffs[-1]
     first = next(iter(tables.values()))
     rank = {
-        (model, mask): ranks(table[greater].to_numpy(), table[tied].to_numpy(), tie_rule)
+        (model, mask): ranks(table[greater].to_numpy(), table[tied].to_numpy(), protocol.tie_rule)
         for model, table in tables.items()
         for mask, (greater, tied) in MASKS.items()
     }
     metrics = {key: metric_values(values, cutoffs) for key, values in rank.items()}
     shown = (f"recall@{primary}", f"ndcg@{primary}")
-    means = _bootstrap(metrics, num_resamples, seed)
+    users = first["user_index"].to_numpy()
+    means = _bootstrap(metrics, users, protocol)
     return {
         "protocol": {
             "ranking": "full",
             "num_items": num_items,
-            "cutoffs": list(cutoffs),
             "primary_cutoff": primary,
             "masks": list(MASKS),
-            "tie_rule": tie_rule,
-            "intervals": "percentile bootstrap over cases, the same resamples for all models",
-            "p_values": "two-sided paired sign-flip permutation, Holm over all comparisons of the report",
-            "num_resamples": num_resamples,
-            "confidence": confidence,
+            "intervals": "percentile bootstrap over users, the same resamples for all models",
+            "p_values": "two-sided paired sign-flip permutation over users, Holm over all comparisons of the report",
             "power": POWER,
-            "seed": seed,
-            "reference": reference,
+            **protocol._asdict(),
+            "cutoffs": list(cutoffs),
         },
         "models": list(tables),
         **_case_facts(first, num_items, cutoffs[-1]),
-        "rows": _rows(tables, metrics, means, primary, confidence),
+        "rows": _rows(tables, metrics, means, primary, protocol.confidence),
         "slices": _slices(first, metrics, shown),
-        "comparisons": _comparisons(metrics, means, shown, reference, confidence, seed),
+        "comparisons": _comparisons(metrics, means, users, shown, protocol),
     }
 
 
 def check_models(models: Sequence[str]) -> None:
-    """Raises ConfigError if there are none."""
+    """Raises ConfigError if there are none, or one twice."""
     if not models:
-        raise ConfigError("no models to evaluate", fix="name at least one")
+        raise ConfigError("no models to evaluate", fix="set models=[popularity,item_knn]")
+    if len(set(models)) < len(models):
+        once = list(dict.fromkeys(models))
+        twice = next(name for name in once if models.count(name) > 1)
+        raise ConfigError(f"model {twice!r} is given twice", fix=f"name it once, as in models=[{','.join(once)}]")
 
 
-def check_protocol(
-    models: Sequence[str],
-    *,
-    num_items: int,
-    cutoffs: Sequence[int] = CUTOFFS,
-    tie_rule: str = TIE_RULE,
-    confidence: float = CONFIDENCE,
-    reference: str | None = REFERENCE,
-    **_resampling: Any,
-) -> tuple[int, ...]:
-    """The cut-offs in ascending order, after a check of what does not need a ranking.
+def check_protocol(models: Sequence[str], *, num_items: int, **options: Unpack[SummaryOptions]) -> EvaluationProtocol:
+    """All options, the cut-offs in ascending order, after a check of what does not need a ranking.
 
-    Arguments as in `summarise`, and the names of the models.
+    Args:
+        models: their names, as they were given.
+        num_items: N.
+        **options: see `SummaryOptions`.
 
     Raises:
-        ConfigError: no models, a cut-off above N, an unknown tie rule or reference, a confidence outside (0, 1).
+        ConfigError: no models, one twice, a cut-off above N, an unknown tie rule, a reference that is not among the
+            models, a confidence outside (0, 1), no resamples or permutations.
     """
+    protocol = EvaluationProtocol(**options)
     check_models(models)
-    check_tie_rule(tie_rule)
-    check_confidence(confidence)
-    if reference is not None and reference not in models:
+    check_tie_rule(protocol.tie_rule)
+    check_confidence(protocol.confidence)
+    check_resamples(protocol.num_resamples)
+    check_resamples(protocol.num_permutations, "num_permutations")
+    if protocol.reference is not None and protocol.reference not in models:
         raise ConfigError(
             "the reference is not among the models",
-            expected=f"one of {', '.join(models)}, or none",
-            found=repr(reference),
-            fix="add it to the models or choose another reference",
+            expected=f"one of {', '.join(models)}",
+            found=repr(protocol.reference),
+            fix=f"set reference={models[0]}, or add {protocol.reference} to models",
         )
-    return check_cutoffs(cutoffs, num_items)
+    return protocol._replace(cutoffs=check_cutoffs(protocol.cutoffs, num_items, key="cutoffs"))
 
 
 def report_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """The main table of a report as text, header first: one row a (model, mask), metrics at the primary cut-off.
 
-    The last two columns are the recall difference to the reference and its Holm-corrected p-value.
+    The last two columns are the recall difference to the reference and its Holm-corrected p-value; a report without a
+    reference has none of them.
 
     >>> metric = {"mean": 0.0972, "low": 0.089, "high": 0.1055}
     >>> report = {
-    ...     "protocol": {"primary_cutoff": 10, "reference": None},
+    ...     "protocol": {"primary_cutoff": 10, "reference": None, "confidence": 0.95},
     ...     "rows": [{"model": "item_knn", "mask": "none", "metrics": {"recall@10": metric, "ndcg@10": metric}}],
     ...     "comparisons": [],
     ... }
-    >>> report_rows(report)[1]
-    ('item_knn', 'none', '.0972', '.0890-.1055', '.0972', '.0890-.1055', '', '')
+    >>> for row in report_rows(report):
+    ...     print(row)
+    ('model', 'seen mask', 'R@10', 'R@10 95 %', 'N@10', 'N@10 95 %')
+    ('item_knn', 'none', '.0972', '.0890-.1055', '.0972', '.0890-.1055')
     """
     protocol = report["protocol"]
-    shown = [f"{name}@{protocol['primary_cutoff']}" for name in ("recall", "ndcg")]
+    cutoff, reference, level = protocol["primary_cutoff"], protocol["reference"], f"{100 * protocol['confidence']:g} %"
+    shown = (f"recall@{cutoff}", f"ndcg@{cutoff}")
     found = {(row["model"], row["mask"]): row for row in report["comparisons"] if row["metric"] == shown[0]}
-    against = f"against {protocol['reference']}" if protocol["reference"] else "against reference"
-    table = [("model", "seen mask", shown[0], "interval", shown[1], "interval", against, "p (Holm)")]
+    header = ["model", "seen mask", f"R@{cutoff}", f"R@{cutoff} {level}", f"N@{cutoff}", f"N@{cutoff} {level}"]
+    table = [(*header, f"R@{cutoff} vs {reference}", "p (Holm)") if reference else tuple(header)]
     for row in report["rows"]:
         cells = [row["model"], row["mask"]]
         for name in shown:
             metric = row["metrics"][name]
             cells += [_short(metric["mean"]), f"{_short(metric['low'])}-{_short(metric['high'])}"]
-        other = found.get((row["model"], row["mask"]))
-        cells += ["", ""] if other is None else [_short(other["difference"], "+"), f"{other['p_holm']:.3f}"]
+        if reference:
+            other = found.get((row["model"], row["mask"]))
+            cells += ["", ""] if other is None else [_short(other["difference"], "+"), f"{other['p_holm']:.3f}"]
         table.append(tuple(cells))
     return table
 
@@ -207,7 +212,7 @@ def _short(value: float, sign: str = "") -> str:
 def _split_models(cases: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Model name to its cases, in the order of the table; all on the same cases."""
     if cases.is_empty():
-        raise DataError("no evaluation cases", fix="choose a split that has some")
+        raise DataError("no evaluation cases", fix="choose another split, as in split=validation")
     names = cases["model"].unique(maintain_order=True).to_list()
     tables = {name: cases.filter(pl.col("model") == name) for name in names}
     keys = ["case_index", "user_index", "target"]
@@ -224,6 +229,7 @@ def _case_facts(table: pl.DataFrame, num_items: int, largest_cutoff: int) -> dic
     popularity = table["target_popularity"].cast(pl.String)
     return {
         "num_cases": table.height,
+        "num_users": table["user_index"].n_unique(),
         "num_empty_history": int((table["history_length"] == 0).sum()),
         "num_target_unseen_in_train": int((popularity == "unseen").sum()),
         "num_target_outside_catalogue": int((popularity == "outside").sum()),
@@ -237,11 +243,12 @@ def _case_facts(table: pl.DataFrame, num_items: int, largest_cutoff: int) -> dic
 _Metrics = dict[tuple[str, str], dict[str, np.ndarray]]
 
 
-def _bootstrap(metrics: _Metrics, num_resamples: int, seed: int) -> dict[tuple[str, str], np.ndarray]:
+def _bootstrap(metrics: _Metrics, users: np.ndarray, protocol: EvaluationProtocol) -> dict[tuple[str, str], np.ndarray]:
     """(model, mask) to bootstrap means [R, M], all from the same resamples."""
     # Most ranks lie beyond every cut-off: the columns are mostly zero.
     blocks = [sp.csr_matrix(np.column_stack(list(columns.values()))) for columns in metrics.values()]
-    means = bootstrap_means(sp.csr_matrix(sp.hstack(blocks)), num_resamples=num_resamples, seed=seed)
+    columns = sp.csr_matrix(sp.hstack(blocks))
+    means = bootstrap_means(columns, users, num_resamples=protocol.num_resamples, seed=protocol.seed)
     return dict(zip(metrics, np.split(means, len(metrics), axis=1), strict=True))
 
 
@@ -276,18 +283,22 @@ def _rows(
 
 def _slices(table: pl.DataFrame, metrics: _Metrics, shown: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
+    users = table["user_index"].to_numpy()
     for column in SLICE_COLUMNS:
         labels = np.asarray(table[column].cast(pl.String).to_list())
         for label in SLICE_COLUMNS[column]:
             chosen = np.flatnonzero(labels == label)
             if len(chosen) == 0:
                 continue
-            for (model, mask), columns in metrics.items():
+            values = {(*key, name): columns[name][chosen] for key, columns in metrics.items() for name in shown}
+            errors = dict(
+                zip(values, standard_errors(np.column_stack(list(values.values())), users[chosen]), strict=True)
+            )
+            for model, mask in metrics:
                 row = {"slice": column, "label": label, "model": model, "mask": mask, "num_cases": len(chosen)}
                 for name in shown:
-                    values = columns[name][chosen]
-                    row[name] = float(values.mean())
-                    row[f"{name}_standard_error"] = standard_error(values)
+                    row[name] = float(values[model, mask, name].mean())
+                    row[f"{name}_standard_error"] = errors[model, mask, name]
                 rows.append(row)
     return rows
 
@@ -295,11 +306,11 @@ def _slices(table: pl.DataFrame, metrics: _Metrics, shown: Sequence[str]) -> lis
 def _comparisons(
     metrics: _Metrics,
     means: dict[tuple[str, str], np.ndarray],
+    users: np.ndarray,
     shown: Sequence[str],
-    reference: str | None,
-    confidence: float,
-    seed: int,
+    protocol: EvaluationProtocol,
 ) -> list[dict[str, Any]]:
+    reference, confidence = protocol.reference, protocol.confidence
     keys = [(model, mask, name) for model, mask in metrics for name in shown if model != reference]
     if reference is None or not keys:
         return []
@@ -312,7 +323,9 @@ def _comparisons(
     )
     low, high = percentile_interval(resampled, confidence=confidence)
     p_bootstrap = bootstrap_p_value(resampled)
-    p_permutation = sign_flip_p_value(differences, num_permutations=len(resampled), seed=seed)
+    p_permutation = sign_flip_p_value(
+        differences, users, num_permutations=protocol.num_permutations, seed=protocol.seed
+    )
     p_holm = holm(p_permutation)
     significance = 1.0 - confidence
     return [
@@ -329,7 +342,7 @@ def _comparisons(
             "p_holm": float(p_holm[at]),
             "is_significant": bool(p_holm[at] <= significance),
             "smallest_detectable_effect": smallest_detectable_effect(
-                differences[:, at], significance=significance, power=POWER
+                differences[:, at], users, significance=significance, power=POWER
             ),
         }
         for at, (model, mask, name) in enumerate(keys)

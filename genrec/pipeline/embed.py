@@ -21,6 +21,10 @@ def embed(config: schema.EmbedConfig, *, progress: Progress) -> Outcome:
     dataset = Dataset.load(config.dataset)
     chosen = config.embedding
     parts = chosen.parts if isinstance(chosen, schema.CombinedEmbedding) else {chosen.name: chosen}
+    if not isinstance(chosen, schema.CombinedEmbedding) and chosen.weight != 1:
+        raise ConfigError(
+            "a single embedding has no weight", where="key 'embedding.weight'", fix="use embedding=combined"
+        )
     if not parts:
         raise ConfigError("nothing to combine", where="key 'embedding.parts'", expected="at least one part")
     blocks = {name: _embed_one(part, dataset, progress) for name, part in parts.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from genrec.baselines.base import Baseline, count_items
+from genrec.artifacts import Artifact
+from genrec.baselines.base import Baseline, Ranker, count_items
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.baselines.markov import LastItemMarkov
 from genrec.baselines.planted import PlantedOptimum
@@ -14,38 +16,43 @@ from genrec.config import schema
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.data.synthetic import catalogue_of
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, DataError
 from genrec.evaluation.evaluate import evaluate_models, save_evaluation
-from genrec.evaluation.summary import report_rows
+from genrec.evaluation.summary import CUTOFFS, check_models, report_rows
 from genrec.terminal import Outcome, Progress, Table
 
 
 def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
     """Dataset -> evaluation artifact and the table of its rows."""
     dataset = Dataset.load(config.dataset)
+    check_models([*config.models, *config.recommenders])
     models, notes = _fit_models(config, dataset)
+    parents = {"dataset": dataset.artifact}
+    for name, path in config.recommenders.items():
+        parents[f"recommender {name}"], models[name] = _open_recommender(path, config, dataset)
     cases = dataset.cases(config.split)
     train = dataset.train()
+    cutoffs = config.cutoffs or tuple(k for k in CUTOFFS if k <= dataset.num_items)
+    reference = config.reference or ("item_knn" if "item_knn" in models else None)
     evaluation = evaluate_models(
         models,
         cases,
         train_counts=count_items(train, dataset.num_items),
         batch_size=config.batch_size,
         progress=progress,
-        cutoffs=config.cutoffs,
+        cutoffs=cutoffs,
         tie_rule=config.ties,
         num_resamples=config.num_resamples,
+        num_permutations=config.num_permutations,
         confidence=config.confidence,
         seed=config.seed,
-        reference=config.reference if config.reference in models else None,
+        reference=reference,
     )
     report = evaluation.report
     report["split"] = config.split
     report["left_out"] = notes
     report["configuration"] = to_plain(config)
-    artifact = save_evaluation(
-        config.output, evaluation, parents={"dataset": dataset.artifact}, overwrite=config.overwrite
-    )
+    artifact = save_evaluation(config.output, evaluation, parents=parents, overwrite=config.overwrite)
     summary = {
         "output": str(config.output),
         "identity": artifact.identity,
@@ -53,23 +60,37 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "rows": report["rows"],
         "left_out": notes,
     }
-    follow = f"genrec inspect user dataset={config.dataset} user={dataset.users['user_id'][0]}"
+    follow = f"genrec inspect user dataset={config.dataset} user={dataset.user_ids[int(cases.user_index[0])]}"
     return Outcome(summary, _report_tables(report, config), notes=(*notes, *_case_notes(report)), next=follow)
 
 
-def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[str, Baseline], list[str]]:
+def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[str, Ranker], list[str]]:
     """The fitted rows of the table, and one line for each that the data cannot carry."""
     train, timestamps = dataset.train(), dataset.train_timestamps()
-    models: dict[str, Baseline] = {}
+    models: dict[str, Ranker] = {}
     notes = []
     for name in config.models:
         if name == "recent_popularity" and timestamps is None:
             notes.append("recent_popularity is left out: the data have no timestamps")
+            if config.models == ("recent_popularity",) and not config.recommenders:
+                raise DataError("the data have no timestamps, which recent_popularity needs", where=config.dataset)
             continue
         models[name] = _build_model(name, config, dataset).fit(
             train, num_items=dataset.num_items, timestamps=timestamps
         )
     return models, notes
+
+
+def _open_recommender(path: Path, config: schema.EvaluateConfig, dataset: Dataset) -> tuple[Artifact, Ranker]:
+    # Torch is loaded for recommenders only.
+    from genrec.evaluation.search_ranker import GeneratorRanker
+    from genrec.pipeline.recommenders import build_generator, load_recommender
+
+    artifact, model = load_recommender(path, dataset)
+    counts = count_items(dataset.train(), dataset.num_items)
+    width = config.search.beam_width
+    generator = build_generator(model, dataset, counts, beam_width=width, batch_size=config.search.batch_size)
+    return artifact, GeneratorRanker(generator, config.search.num_candidates or width)
 
 
 def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> Baseline:
@@ -94,9 +115,9 @@ def _report_tables(report: dict[str, Any], config: schema.EvaluateConfig) -> tup
     header, *rows = report_rows(report)
     cases, items = report["num_cases"], report["protocol"]["num_items"]
     title = f"{config.dataset}, {config.split}: {cases:,} cases, full ranking of {items:,} items"
-    caption = f"intervals: {config.confidence:.0%} bootstrap over cases; equal scores: {config.ties} ranks"
+    caption = f"intervals: {config.confidence:.0%} bootstrap over users; equal scores: {config.ties} ranks"
     tables = [Table(title, header, tuple(rows), left=header[:2], caption=caption)]
-    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in config.cutoffs]
+    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in report["protocol"]["cutoffs"]]
     columns = ("model", *(name.replace("recall", "R").replace("ndcg", "N") for name in names))
     for mask, label in (("none", "no mask"), ("seen", "seen items masked")):
         cells = tuple(

@@ -7,24 +7,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from genrec.config import schema
+from genrec.config import schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 
 
 def expected_cost(config: Any = None) -> list[str]:
-    """Lines for ``--dry-run``: what a command would read, and how much work that is."""
+    """Lines for ``--dry-run``: what a command would read, and how much work that is.
+
+    Raises:
+        ArtifactError: what the command would read is not there.
+    """
     if isinstance(config, schema.PrepareConfig):
         return _prepare_cost(config)
-    if isinstance(config, schema.EvaluateConfig | schema.SweepConfig):
-        dataset = Dataset.load(config.dataset, verify=False)
-        split = config.split if isinstance(config, schema.EvaluateConfig) else "validation"
-        rankings = len(config.models) if isinstance(config, schema.EvaluateConfig) else config.num_trials
-        cases, items = dataset.facts[f"num_{split}"], dataset.num_items
-        return [f"ranks {items:,} items for {cases:,} {split} cases, {rankings} times"]
-    if isinstance(config, schema.EmbedConfig):
-        return [f"embeds {Dataset.load(config.dataset, verify=False).num_items:,} items"]
-    return ["seconds"]
+    if isinstance(config, schema.QuickstartConfig):
+        return ["about a minute on two cores"]
+    if config is None:
+        return ["seconds"]
+    dataset = Dataset.load(config.dataset, verify=False)
+    items = f"{dataset.num_items:,} items"
+    if isinstance(config, schema.EvaluateConfig):
+        rankings = len(config.models) + len(config.recommenders)
+        return [f"ranks {items} for {dataset.facts[f'num_{config.split}']:,} {config.split} cases, {rankings} times"]
+    if isinstance(config, schema.SweepConfig):
+        cases = dataset.facts["num_validation"]
+        return [f"ranks {items} for {cases:,} validation cases, at most {config.num_trials} times"]
+    if isinstance(config, training.TrainConfig):
+        targets = dataset.facts["num_train"]
+        return [f"reads {targets:,} training events at most {config.stopping.max_epochs} times"]
+    return [f"reads {items}"]
 
 
 def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
@@ -32,7 +43,7 @@ def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
     names = [value for value in asdict(config.source).values() if isinstance(value, str)]
     found = {Path(match) for name in names for match in glob.glob(str(raw_dir / name))}
     files = sorted(file for file in found if file.is_file())
-    if isinstance(config.source, schema.SyntheticSource):
+    if isinstance(config.source, sources.SyntheticSource):
         return [f"makes {config.source.num_users:,} histories of {config.source.num_items:,} items"]
     if not files:
         return [f"finds no raw file in {raw_dir}" + ("; would download the card's" if config.download else "")]

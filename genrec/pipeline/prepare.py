@@ -6,10 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from genrec.artifacts import write_report
 from genrec.config import schema
 from genrec.config.load import to_plain
 from genrec.data.audit import audit as audit_tables
 from genrec.data.audit import audit_rows
+from genrec.data.cards import find_card
 from genrec.data.dataset import Dataset, save_dataset
 from genrec.data.filters import FilterPolicy
 from genrec.data.item_table import TextPolicy
@@ -17,20 +19,23 @@ from genrec.data.prepare import OrderPolicy, Prepared
 from genrec.data.prepare import prepare as prepare_data
 from genrec.data.sources.registry import read_source
 from genrec.data.splits import SplitPolicy
-from genrec.errors import ConfigError, GateError
-from genrec.files import write_json
+from genrec.errors import ConfigError, DataError, GateError, MissingFileError
 from genrec.terminal import Outcome, Progress, Table
 
 
 def prepare(config: schema.PrepareConfig, *, progress: Progress) -> Outcome:
     """Raw files -> dataset artifact, with its audit."""
     raw_dir = raw_folder(config)
-    if config.download:
-        _download(config, raw_dir, progress)
+    _fetch(config, raw_dir, progress)
     options = asdict(config.source)
     name = options.pop("name")
     progress("prepare", 0, 4)  # of four stages: read, filter and split, audit, write
-    raw = read_source(name, raw_dir, **options)
+    try:
+        raw = read_source(name, raw_dir, **options)
+    except MissingFileError as error:
+        if config.card is None or not any(file.url for file in find_card(config.card).files):
+            raise
+        raise MissingFileError(f"{error}, or download=true") from error
     progress("prepare", 1, 4)
     prepared = prepare_data(
         raw,
@@ -63,7 +68,7 @@ def audit(config: schema.AuditConfig, *, progress: Progress) -> Outcome:
     dataset = Dataset.load(config.dataset)
     found = audit_tables(dataset.load_interactions(), dataset.items)
     if config.output is not None:
-        write_json(config.output, found)
+        write_report(config.output, found, overwrite=config.overwrite)
     return Outcome(found, (_audit_table(found),))
 
 
@@ -74,13 +79,19 @@ def raw_folder(config: schema.PrepareConfig) -> Path:
     return Path("data") / "raw" / config.card if config.card else Path()
 
 
-def _download(config: schema.PrepareConfig, raw_dir: Path, progress: Progress) -> None:
-    from genrec.data.cards import find_card
+def _fetch(config: schema.PrepareConfig, raw_dir: Path, progress: Progress) -> None:
+    """Downloads the card's files if that is wanted; says so where it would help."""
     from genrec.data.download import download
 
-    if config.card is None:
-        raise ConfigError("nothing to download", where="key 'download'", fix="set card=NAME, or get the files by hand")
-    download(find_card(config.card).files, raw_dir, progress=progress)
+    card = find_card(config.card) if config.card is not None else None
+    if config.download and card is None:
+        raise ConfigError("nothing to download", where="key 'download'", fix="get the files by hand, set raw_dir=...")
+    if config.download and card is not None:
+        download(card.files, raw_dir, progress=progress)
+    elif card is not None and not raw_dir.is_dir():
+        can_download = any(file.url for file in card.files)
+        fix = "set raw_dir=..." + (", or download=true" if can_download else f"; the files are at {card.homepage}")
+        raise DataError("there is no such folder of raw files", where=raw_dir, fix=fix)
 
 
 def _sizes(prepared: Prepared) -> dict[str, int]:

@@ -10,6 +10,7 @@ from genrec.config import schema
 from genrec.config.load import to_yaml
 from genrec.data.dataset import Dataset
 from genrec.evaluation.evaluate import score_model
+from genrec.evaluation.metrics import check_cutoffs
 from genrec.files import write_json, write_text
 from genrec.pipeline.evaluate import short
 from genrec.runs import RunDirectory
@@ -24,9 +25,15 @@ def sweep(config: schema.SweepConfig, *, progress: Progress, resume: bool) -> Ou
     search = KnnSearch(space, num_trials=config.num_trials, num_random=config.num_random, seed=config.seed)
     factory = KnnFactory(train, num_items=dataset.num_items, max_window=int(max(space["window"])))
     metric = f"{config.metric}@{config.cutoff}"
+    check_cutoffs((config.cutoff,), dataset.num_items)  # before there is a run folder
     counts = count_items(train, dataset.num_items)
     with RunDirectory.open(
-        config.run, command="sweep", config_text=to_yaml(config), inputs=[dataset.artifact], resume=resume
+        config.run,
+        command="sweep",
+        config_text=to_yaml(config),
+        inputs=[dataset.artifact],
+        resume=resume,
+        ignore_keys=("run", "dataset"),  # the inputs' identities are compared, not where they are
     ) as run:
         history = [(line["params"], line[metric]) for line in run.metrics()]
         while (params := search.propose(history)) is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Int, Int32, Int64
@@ -47,7 +46,7 @@ class Constraint:
         *,
         deny: Int[Tensor, "B D"] | Sequence[Int[Tensor, "B _"]] = (),
         allow: Bool[Tensor, "*A N"] | None = None,
-    ) -> Self:
+    ) -> Constraint:
         """Combines deny lists and an allow set.
 
         Args:

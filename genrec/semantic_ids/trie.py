@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class SemanticIdTrie:
     max_bucket: int
 
     @classmethod
-    def build(cls, codes: np.ndarray, codebook_sizes: Sequence[int]) -> Self:
+    def build(cls, codes: np.ndarray, codebook_sizes: Sequence[int]) -> SemanticIdTrie:
         """Sorts the rows once and reads every level off the places where neighbours differ.
 
         Args:
@@ -140,7 +140,7 @@ class SemanticIdTrie:
         """Distinct prefixes of `depth` codes."""
         return self.item_offsets[depth].shape[0] - 1
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> SemanticIdTrie:
         """The same trie on a device."""
         moved: dict[int, Tensor] = {id(tensor): tensor.to(device) for tensor in self._all_tensors()}
 

@@ -8,10 +8,11 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.baselines.base import BackoffScores, Baseline, Ranker, recommend
+from genrec.baselines.base import Baseline, Ranker, recommend
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.baselines.markov import LastItemMarkov
 from genrec.baselines.popularity import Popularity, RecentPopularity
+from genrec.baselines.scores import BackoffScores
 from genrec.data.sequences import Cases, Ragged
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.evaluate import rank_cases

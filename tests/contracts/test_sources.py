@@ -86,7 +86,7 @@ CASES = [
         ("r.json", "reviews"),
         jsonl(AMAZON),
         {"meta": "m.json"},
-        {"m.json": ['{"asin": "7", "category": ["a"]}']},
+        {"m.json": ['{"asin": "7", "title": "TITLE", "category": ["a"]}']},
         "{",
         drop(jsonl(AMAZON), "overall"),
         timed(),
@@ -96,7 +96,7 @@ CASES = [
         ("r.jsonl", "reviews"),
         jsonl(AMAZON_2023, 1000),
         {"meta": "m.jsonl"},
-        {"m.jsonl": ['{"parent_asin": "7", "store": "s"}']},
+        {"m.jsonl": ['{"parent_asin": "7", "title": "TITLE", "store": "s"}']},
         '"text"',
         drop(jsonl(AMAZON_2023, 1000), "timestamp"),
         timed(),
@@ -109,7 +109,7 @@ CASES = [
         {
             "v.csv": [SPLIT_HEADER, SPLIT_LINES[0]],
             "t.csv": [SPLIT_HEADER, SPLIT_LINES[1]],
-            "m.csv": ["parent_asin,title", "7,T"],
+            "m.csv": ["parent_asin,title", "7,TITLE"],
         },
         "20,7,5.0",
         [line.rsplit(",", 1)[0] for line in [SPLIT_HEADER, *SPLIT_LINES]],
@@ -120,7 +120,7 @@ CASES = [
         ("u.data", "ratings"),
         [f"{u}\t{i}\t{r:.0f}\t{t}" for u, i, t, r in EVENTS],
         {},
-        {"u.genre": ["unknown|0", "Drama|1"], "u.item": ["7|T|||u|0|1"]},
+        {"u.genre": ["unknown|0", "Drama|1"], "u.item": ["7|TITLE|||u|0|1"]},
         "20\t7",
         None,
         timed(),
@@ -130,7 +130,7 @@ CASES = [
         ("ratings.dat", "ratings"),
         [f"{u}::{i}::{r:.0f}::{t}" for u, i, t, r in EVENTS],
         {},
-        {"movies.dat": ["7::T::Drama"]},
+        {"movies.dat": ["7::TITLE::Drama"]},
         "20::7::x::1400000000",
         None,
         timed(),
@@ -140,7 +140,7 @@ CASES = [
         ("s.txt", "interactions"),
         ["20 7 7", "3 11 7"],
         {"items": "i.jsonl", "codes": "c.json"},
-        {"i.jsonl": ['{"item_id": "7", "title": "T"}'], "c.json": ['{"7": ["<a_1>"]}']},
+        {"i.jsonl": ['{"item_id": "7", "title": "TITLE"}'], "c.json": ['{"7": ["<a_1>"]}']},
         "30",
         None,
         [row[:2] for row in GROUPED],
@@ -153,7 +153,7 @@ CASES = [
             '{"user": 3, "items": ["11", "7"], "timestamps": [1400000100, 1400000100]}',
         ],
         {"items": "i.jsonl"},
-        {"i.jsonl": ['{"asin": "7", "title": "T"}']},
+        {"i.jsonl": ['{"asin": "7", "title": "TITLE"}']},
         '{"user": "9", "items": 5}',
         ['{"user": "20", "timestamps": [1]}'],
         timed(GROUPED, 3),
@@ -163,7 +163,7 @@ CASES = [
         ("x.inter.json", "interactions"),
         LETTER,
         {"items": "x.item.json", "codes": "x.index.json"},
-        {"x.item.json": ['{"7": {"title": "T"}}'], "x.index.json": ['{"7": ["<a_1>", "<b_2>"]}']},
+        {"x.item.json": ['{"7": {"title": "TITLE"}}'], "x.index.json": ['{"7": ["<a_1>", "<b_2>"]}']},
         None,
         None,
         [row[:2] for row in GROUPED],
@@ -173,7 +173,7 @@ CASES = [
         ("t.csv", "interactions"),
         ["user_id,item_id,timestamp,stars", *TABLE_LINES],
         {"rating_column": "stars", "items": "i.csv"},
-        {"i.csv": ["item_id,title", "7,T"]},
+        {"i.csv": ["item_id,title", "7,TITLE"]},
         "20,7,noon,5",
         ["user_id,timestamp,stars", *TABLE_LINES],
         timed(),
@@ -242,7 +242,9 @@ class TestSource:
         names = [case.main[0], *case.others]
         name = names[which % len(names)]
         (tmp_path / name).unlink()
-        with pytest.raises(DataError, match=f"{name}: there is no such file; set raw_dir=.*download=true"):
+        keys = {case.main[0]: case.main[1]} | {"u.genre": "genres", "u.item": "items", "movies.dat": "items"}
+        keys |= {file: option for option, file in case.options.items()}
+        with pytest.raises(DataError, match=rf"{name}: there is no such file \(source\.{keys[name]}\); set raw_dir="):
             read(tmp_path, case)
 
     def test_an_empty_file_is_an_error(self, case: Case, tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ class TestSource:
             pytest.skip("the format has no lines")
         at = len(case.lines) if place < 0 else min(place, len(case.lines))
         write(tmp_path, case, [*case.lines[:at], case.bad_line, *case.lines[at:]])
-        with pytest.raises(DataError, match=rf"{case.main[0]}:{at + 1}: .*skip_bad_lines=true") as caught:
+        with pytest.raises(DataError, match=rf"{case.main[0]}:{at + 1}: .*source\.skip_bad_lines=true") as caught:
             read(tmp_path, case)
         assert "\n" not in str(caught.value)
         raw = read(tmp_path, case, skip_bad_lines=True)
@@ -291,6 +293,30 @@ class TestSource:
         with pytest.raises(DataError):
             read(tmp_path, case, skip_bad_lines=True)
 
+    def test_texts_are_cleaned_once(self, case: Case, tmp_path: Path) -> None:
+        write(tmp_path, case)
+        for name, lines in case.others.items():
+            text = (
+                "\n".join(lines).replace("TITLE", "Salt &amp;amp; <b>Pepper</b> &eacute;").replace("L'eau", "L&#39;eau")
+            )
+            (tmp_path / name).write_text(text)
+        raw = read(tmp_path, case)
+        assert raw.items is not None
+        assert raw.items["title"].to_list() in (["Salt &amp; Pepper é"], ["L'eau"])
+        assert raw.items_file is not None
+        assert raw.items_file.name in case.others
+
+    def test_too_many_bad_lines_are_an_error(self, case: Case, tmp_path: Path) -> None:
+        if case.bad_line is None:
+            pytest.skip("the format has no lines")
+        header = case.lines[:1] if case.main[0].endswith(".csv") else []
+        lines = [line.replace("20", f"{i}", 1) for i in range(30, 60) for line in case.lines[len(header) :][:1]]
+        write(tmp_path, case, [*header, *lines, *[case.bad_line] * 4])
+        with pytest.raises(DataError, match=rf"{case.main[0]}: 12% of the lines are bad.*found 4 of 34"):
+            read(tmp_path, case, skip_bad_lines=True)
+        write(tmp_path, case, [*header, *lines, *[case.bad_line] * 3])
+        assert read(tmp_path, case, skip_bad_lines=True).num_bad_lines == 3
+
     def test_reading_twice_gives_the_same(self, case: Case, tmp_path: Path) -> None:
         write(tmp_path, case)
         first, second = read(tmp_path, case), read(tmp_path, case)
@@ -299,7 +325,7 @@ class TestSource:
         assert first.notes == second.notes
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff\xfe" + b], ids=["cut", "no utf-8"])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff\xe9" + b], ids=["cut", "no utf-8"])
 def test_a_damaged_letter_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = write(tmp_path, BY_NAME["letter"])
     path.write_bytes(damage(path.read_bytes()))

@@ -25,7 +25,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrec
-from genrec.artifacts import FORMAT_VERSION, Artifact, check_parent, load_artifact, read_json, write_artifact
+from genrec.artifacts import (
+    FORMAT_VERSION,
+    Artifact,
+    check_outside_artifacts,
+    check_parent,
+    load_artifact,
+    read_json,
+    write_artifact,
+    write_report,
+)
 from genrec.errors import ArtifactError, LineageError, RunError, StorageError
 
 PROJECT = Path(genrec.__file__).parents[1]
@@ -454,6 +463,134 @@ def test_what_is_no_artifact_is_never_replaced(tmp_path: Path, overwrite: bool) 
     with pytest.raises(StorageError, match=r"cannot write: (File exists|Not a directory)"):
         write(tmp_path / "file/a", overwrite=overwrite)
     assert contents(tmp_path) == before
+
+
+def test_another_kind_is_never_replaced(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "a", kind="dataset")
+    with pytest.raises(RunError) as raised:
+        write(tmp_path / "a", kind="embeddings", overwrite=True)
+    assert str(raised.value) == (
+        f"{tmp_path / 'a'}: not overwritten, because it is another kind of artifact "
+        "(expected 'embeddings', found 'dataset'); choose another output"
+    )
+    assert load_artifact(tmp_path / "a") == dataset
+    (tmp_path / "a/manifest.json").write_text("torn")
+    with pytest.raises(RunError, match=r"its kind cannot be told \(found a corrupt manifest\.json\); .* remove it"):
+        write(tmp_path / "a", kind="dataset", overwrite=True)
+    assert sorted(os.listdir(tmp_path / "a")) == ["empty", "manifest.json", "sequences", "values.bin"]
+
+
+def test_a_folder_with_a_manifest_of_another_program(tmp_path: Path) -> None:
+    (tmp_path / "extension").mkdir()
+    (tmp_path / "extension/manifest.json").write_text('{"name": "of a browser", "manifest_version": 3}')
+    with pytest.raises(RunError, match="this folder is not an artifact"):
+        write(tmp_path / "extension", overwrite=True)
+    assert write(tmp_path / "extension/a").kind == "thing"
+
+
+def test_parents_are_never_touched(tmp_path: Path) -> None:
+    parent = write(tmp_path / "data/g2", kind="dataset")
+    (tmp_path / "link").symlink_to(parent.path)
+    before = contents(tmp_path)
+    for target in ("data/g2", "link", "data", "data/g2/inside", "link/deep/inside"):
+        with pytest.raises(RunError, match=r"must not touch the dataset it is made from .*; choose another output"):
+            write(tmp_path / target, kind="dataset", parents={"dataset": parent}, overwrite=True)
+    assert contents(tmp_path) == before
+    assert write(tmp_path / "data/g3", kind="dataset", parents={"dataset": parent}).parents
+
+
+def test_nothing_is_written_inside_of_an_artifact(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a").path
+    (tmp_path / "link").symlink_to(folder)
+    words = rf"a/\S+: this is inside of an artifact \(found artifact {folder}\); choose a place outside of it"
+    for inside in (folder / "x", folder / "sequences/deep/x.json", tmp_path / "link/x"):
+        for write_inside in (check_outside_artifacts, write, lambda path: write_report(path, {}, overwrite=True)):
+            with pytest.raises(RunError, match=words):
+                write_inside(inside)
+    assert load_artifact(folder).file("empty").exists()
+    check_outside_artifacts(folder)
+    (folder / "manifest.json").write_text("torn")
+    with pytest.raises(RunError, match="inside of an artifact"):
+        check_outside_artifacts(folder / "x")
+
+
+def test_reports(tmp_path: Path) -> None:
+    path = tmp_path / "new/report.json"
+    write_report(path, {"n": 1})
+    with pytest.raises(RunError, match=r"report\.json: already there; choose another name, or set overwrite=true"):
+        write_report(path, {"n": 2})
+    assert read_json(path) == {"n": 1}
+    write_report(path, {"n": 2}, overwrite=True)
+    assert read_json(path) == {"n": 2}
+    with pytest.raises(RunError, match="there is a folder where the file should go"):
+        write_report(tmp_path, {}, overwrite=True)
+    with pytest.raises(StorageError, match="choose another path"):
+        write_report(path / "x.json", {})
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_root_is_no_place_for_an_artifact(overwrite: bool) -> None:
+    with pytest.raises(RunError, match=r"^/: an artifact needs a folder of its own; choose another output"):
+        write("/", overwrite=overwrite)
+
+
+CLOSED_FOLDER = """
+import os, shutil, sys, tempfile
+from genrec.artifacts import check_outside_artifacts, load_artifact, write_artifact, write_report
+from genrec.errors import StorageError
+from genrec.runs import RunDirectory, read_metrics, remove_run
+def write(path):
+    with write_artifact(path, kind="thing", overwrite=True):
+        pass
+def run(path, **options):
+    with RunDirectory.open(path, command="train", config_text="", **options):
+        pass
+with tempfile.TemporaryDirectory() as folder:
+    run(folder)  # imports what it needs as long as that can be read
+if os.geteuid() == 0:  # root may search every folder
+    os.seteuid(65534)
+root = tempfile.mkdtemp()
+closed = os.path.join(root, "closed")
+write(os.path.join(closed, "a"))
+run(os.path.join(closed, "run"))
+os.chmod(closed, 0)
+calls = [write, load_artifact, run, remove_run, read_metrics, lambda path: run(path, resume=True),
+         lambda path: run(root + "/ok", inputs=[path])]
+file_calls = [check_outside_artifacts, lambda path: write_report(path, {})]
+for name in ("", "a", "run", "new", "new/deep"):
+    for call in (calls + file_calls if name else calls):
+        try:
+            call(os.path.join(closed, name))
+        except StorageError as error:
+            assert "Permission denied" in str(error) and "check permissions" in str(error), error
+            print("refused")
+        else:
+            print(name, call, "passed")
+os.chmod(closed, 0o700)
+shutil.rmtree(root)
+"""
+
+
+def test_a_folder_that_may_not_be_searched() -> None:
+    with python(CLOSED_FOLDER) as process:
+        output, errors = process.communicate(timeout=60)
+    assert errors == ""
+    assert output.splitlines() == ["refused"] * (7 + 4 * 9)
+
+
+def test_what_desktops_leave_behind_is_no_part_of_an_artifact(tmp_path: Path) -> None:
+    with write_artifact(tmp_path / "a", kind="thing") as writer:
+        writer.path("x/Thumbs.db").write_text("asked for")
+        (writer.path("x/y").parent / ".DS_Store").write_text("desktop")
+        writer.path("x/y").write_text("y")
+    assert sorted(writer.artifact.files) == ["x/Thumbs.db", "x/y"]
+    for name in (".DS_Store", ".nfs000000000001a2b300000001", "Thumbs.db", "x/.nfs1"):
+        (tmp_path / "a" / name).write_text("left behind")
+    for verify in (True, False):
+        assert load_artifact(tmp_path / "a", verify=verify) == writer.artifact
+    (tmp_path / "a/x/Thumbs.db").write_text("changed")
+    with pytest.raises(ArtifactError, match=r"x/Thumbs\.db: corrupt file"):
+        load_artifact(tmp_path / "a")
 
 
 def test_something_that_appears_during_the_work_is_not_replaced(tmp_path: Path) -> None:

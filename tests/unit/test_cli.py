@@ -75,7 +75,11 @@ def test_unknown_verb_and_option_exit_2() -> None:
 def test_every_shipped_configuration_loads(file: Path) -> None:
     verb = next(verb for verb in VERBS if verb.name == file.parent.name)
     assert verb.root is not None
-    extra = ["dataset=d", "output=o"] if file.parent.name == "embed" else []
+    extra = {
+        "embed": ["dataset=d", "output=o"],
+        "tokenize": ["dataset=d", "output=o"],
+        "train": ["dataset=d", "semantic_ids=s", "run=r"],
+    }.get(file.parent.name, [])
     assert load_config(verb.root, [file], extra) is not None
     assert find_config(verb.name, file.stem).samefile(file)
 

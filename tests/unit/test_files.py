@@ -141,6 +141,29 @@ def test_writing_into_a_folder_that_is_not_there(tmp_path: Path) -> None:
         write_text(tmp_path / "absent" / "x.txt", "text")
 
 
+@pytest.mark.parametrize(
+    ("target", "remedy"),
+    [
+        ("absent/x", "No such file or directory; check the path: a folder of it is not there"),
+        ("file/x", "Not a directory; choose another path: a part of this one is a file"),
+        ("folder", "Is a directory; choose another name: there is a folder of this name"),
+        ("x" * 250, "File name too long; choose a shorter name"),
+    ],
+)
+def test_the_remedy_fits_the_failure(tmp_path: Path, target: str, remedy: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError) as raised:
+        write_text(tmp_path / target, "text")
+    assert f"{tmp_path / target}: cannot write: {remedy}" in str(raised.value)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_the_remedy_for_reading_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot read: Is a directory; check the path$"):
+        read_json(tmp_path)
+
+
 def test_text_is_written_as_it_is(tmp_path: Path) -> None:
     write_text(tmp_path / "x.txt", "ä\r\nb\n")
     assert (tmp_path / "x.txt").read_bytes() == "ä\r\nb\n".encode()

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,7 +24,15 @@ import pytest
 import genrec
 from genrec.artifacts import Artifact, read_json, write_artifact
 from genrec.errors import ArtifactError, DataError, LineageError, RunError, StorageError
-from genrec.runs import RunDirectory, environment, lineage, read_metrics, read_status
+from genrec.runs import (
+    RunDirectory,
+    environment,
+    lineage,
+    raise_on_sigterm,
+    read_metrics,
+    read_status,
+    remove_run,
+)
 
 PROJECT = Path(genrec.__file__).parents[1]
 CONFIG = "dataset: data/x\nseed: 1\nname: naïve\n"
@@ -36,8 +45,11 @@ def open_run(
     config_text: str = CONFIG,
     inputs: Sequence[Path | str | Artifact] = (),
     resume: bool = False,
+    ignore_keys: Sequence[str] = (),
 ) -> AbstractContextManager[RunDirectory]:
-    return RunDirectory.open(folder, command=command, config_text=config_text, inputs=inputs, resume=resume)
+    return RunDirectory.open(
+        folder, command=command, config_text=config_text, inputs=inputs, resume=resume, ignore_keys=ignore_keys
+    )
 
 
 def finish(folder: Path, **options: Any) -> None:
@@ -192,6 +204,17 @@ def test_an_exception_is_told_and_passes(folder: Path, error: BaseException, sta
     assert f"ERROR genrec.runs: {line}" in log
     assert "Traceback (most recent call last)" in log
     assert not (folder / ".lock").exists()
+
+
+def test_an_interrupt_that_a_library_turns_into_an_exit_is_one(folder: Path) -> None:
+    interrupt = KeyboardInterrupt("Ctrl-C")
+    with pytest.raises(KeyboardInterrupt) as raised, open_run(folder):
+        try:
+            raise interrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+    assert raised.value is interrupt
+    assert (read_status(folder)["status"], read_status(folder)["error"]) == ("interrupted", "KeyboardInterrupt: Ctrl-C")
 
 
 def test_the_first_error_is_told_when_the_status_cannot_be_written(folder: Path) -> None:
@@ -390,6 +413,128 @@ def test_a_run_of_another_process(folder: Path) -> None:
         assert (read_status(folder)["step"], read_status(folder)["pid"]) == (1, os.getpid())
 
 
+def test_a_run_inside_of_an_artifact(tmp_path: Path) -> None:
+    dataset = artifact(tmp_path / "dataset")
+    for resume in (False, True):
+        with pytest.raises(RunError, match=r"dataset/run: this is inside of an artifact"):
+            finish(tmp_path / "dataset/run", resume=resume)
+    assert sorted(os.listdir(dataset.path)) == ["manifest.json", "x"]
+    with open_run(tmp_path / "run") as run:
+        assert artifact(run.path / "recommender").path == tmp_path / "run/recommender"
+
+
+def fail(folder: Path, **options: Any) -> None:
+    with pytest.raises(ValueError, match="boom"), open_run(folder, **options):
+        raise ValueError("boom")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_before_it_did_anything_is_not_in_the_way(folder: Path, resume: bool) -> None:
+    fail(folder)
+    (folder / "metrics.jsonl").touch()
+    (folder / ".DS_Store").touch()
+    with open_run(folder, command="sweep", config_text="other: 1\n", resume=resume) as run:
+        assert not run.resumed
+        status = read_status(folder)
+        assert (status["command"], status["status"], status["error"], status["num_resumed"]) == (
+            *("sweep", "running", None),
+            0,
+        )
+    assert (folder / "config.yaml").read_text() == "other: 1\n"
+    log = (folder / "log.txt").read_text()
+    assert log.index("ValueError: boom") < log.index("starting sweep in")
+
+
+def test_a_run_that_failed_after_it_did_something_stays(folder: Path) -> None:
+    with pytest.raises(ValueError, match="boom"), open_run(folder) as run:
+        run.log_metrics({"step": 1})
+        raise ValueError("boom")
+    for leave in (lambda: None, lambda: (folder / "checkpoint").mkdir()):
+        leave()
+        with pytest.raises(RunError, match="the run folder is not empty"):
+            finish(folder)
+        (folder / "metrics.jsonl").write_bytes(b"")
+    shutil.rmtree(folder / "checkpoint")
+    for status in ('{"status": "interrupted"}', '{"status": "running"}', "[]", "{}", "torn"):
+        (folder / "status.json").write_text(status)
+        with pytest.raises(RunError, match="the run folder is not empty"):
+            finish(folder)
+
+
+# --- being asked to end ---
+
+RUN_UNTIL_SIGTERM = """
+import multiprocessing, signal, sys, time
+from genrec.artifacts import write_artifact
+from genrec.runs import RunDirectory
+before = signal.getsignal(signal.SIGTERM)
+context = multiprocessing.get_context("fork")
+begun = context.Event()
+def work():
+    begun.set()
+    time.sleep(60)
+child = context.Process(target=work)
+try:
+    with RunDirectory.open(sys.argv[1], command="train", config_text="") as run:
+        child.start()
+        begun.wait()
+        child.terminate()
+        child.join(30)
+        print(child.exitcode, flush=True)
+        with write_artifact(sys.argv[1] + "/recommender", kind="thing") as writer:
+            try:
+                time.sleep(60)
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # a second one does not disturb the tidying up
+except KeyboardInterrupt as interrupt:
+    print(interrupt, signal.getsignal(signal.SIGTERM) is before)
+"""
+
+
+def test_sigterm_interrupts_a_run(folder: Path) -> None:
+    command = [sys.executable, "-c", RUN_UNTIL_SIGTERM, str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            # A forked child dies of the signal as ever, and does not meddle with the run.
+            assert process.stdout.readline() == f"{-signal.SIGTERM}\n"
+            process.terminate()
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (output, errors, process.returncode) == ("SIGTERM True\n", "", 0)
+    assert (read_status(folder)["status"], read_status(folder)["error"]) == (
+        "interrupted",
+        "KeyboardInterrupt: SIGTERM",
+    )
+    assert not list(folder.glob(".*"))
+    finish(folder, config_text="", resume=True)
+
+
+def test_sigterm_is_left_alone_where_it_must_be() -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        with raise_on_sigterm():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        look()
+        assert seen[1:] == [signal.SIG_IGN]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    look()
+    assert seen[2] not in (before, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 # --- resuming ---
 
 
@@ -435,6 +580,38 @@ def test_resuming_with_another_configuration(folder: Path, text: str, words: str
     assert words.format("cannot resume with another configuration") in str(raised.value)
     assert str(raised.value).endswith("; give the configuration it was started with, or choose another folder")
     assert snapshot(folder) == before
+
+
+PATHS = """run: {run}
+dataset: {dataset}
+space:
+  run: 1
+window:
+- 1
+- 2
+seed: {seed}
+"""
+
+
+def test_resuming_with_another_spelling_of_a_path(folder: Path) -> None:
+    def spelt(run: str, dataset: str, seed: int = 1) -> str:
+        return PATHS.format(run=run, dataset=dataset, seed=seed)
+
+    keys = ("run", "dataset")
+    stored = spelt("runs/one", "'a folder whose name is long enough to be\n  folded'")
+    finish(folder, config_text=stored)
+    for text in (spelt("./runs/one", "/data/x"), spelt("/runs/one", "x:y"), stored.removeprefix("run: runs/one\n")):
+        finish(folder, config_text=text, resume=True, ignore_keys=keys)
+        with pytest.raises(RunError, match=r"config\.yaml:\d: cannot resume with another configuration"):
+            finish(folder, config_text=text, resume=True)
+    # Line numbers are those of the stored file; keys inside of others are not meant.
+    with pytest.raises(RunError, match=r"config\.yaml:9: cannot .* \(expected 'seed: 1', found 'seed: 2'\)"):
+        finish(folder, config_text=spelt("a", "b", seed=2), resume=True, ignore_keys=keys)
+    with pytest.raises(RunError, match=r"config\.yaml:5: cannot .* \(expected ' run: 1', found ' run: 2'\)"):
+        finish(folder, config_text=stored.replace("  run: 1", "  run: 2"), resume=True, ignore_keys=keys)
+    with pytest.raises(RunError, match=r"config\.yaml:11: .* \(expected no more lines, found ''\)"):
+        finish(folder, config_text=stored + "\n", resume=True, ignore_keys=keys)
+    assert (folder / "config.yaml").read_text() == stored
 
 
 def test_resuming_another_command(folder: Path) -> None:
@@ -525,3 +702,26 @@ def test_metrics_lines_are_plain_json(folder: Path) -> None:
         run.log_metrics({"text": "a\nb ü", "sizes": (1, 2)})
     lines = (folder / "metrics.jsonl").read_text("ascii").splitlines()
     assert [json.loads(line) for line in lines] == [{"text": "a\nb ü", "sizes": [1, 2]}]
+
+
+def test_only_run_folders_are_removed(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", command="train", config_text="a: 1\n") as run:
+        run.log_metrics({"step": 1})
+        with pytest.raises(RunError, match="in use"):
+            remove_run(tmp_path / "run")
+    remove_run(tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    with pytest.raises(RunError, match="not a run folder"):
+        remove_run(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_records_after_a_checkpoint_are_cut(tmp_path: Path) -> None:
+    with RunDirectory.open(tmp_path / "run", command="train", config_text="a: 1\n") as run:
+        for step in range(4):
+            run.log_metrics({"step": step})
+        run.keep_metrics(lambda record: record["step"] <= 1)
+        run.log_metrics({"step": 2, "again": True})
+        assert run.metrics() == [{"step": 0}, {"step": 1}, {"step": 2, "again": True}]

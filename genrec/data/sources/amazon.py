@@ -117,7 +117,7 @@ def read_amazon_2023_splits(
     parts: list[pl.DataFrame] = []
     accounts: list[BadLines] = []
     for split, name in zip(SPLITS, (train, validation, test), strict=True):
-        bad = BadLines(find_file(raw_dir, name), skip_bad_lines)
+        bad = BadLines(find_file(raw_dir, name, split), skip_bad_lines)
         parts.append(_read_split(bad).with_columns(split=pl.lit(split, dtype=SPLIT_DTYPE)))
         accounts.append(bad)
     notes: tuple[str, ...] = ()
@@ -137,12 +137,12 @@ def _read_lines(
     unit: str,
     read_item: ItemReader,
 ) -> RawData:
-    bad = BadLines(find_file(raw_dir, reviews), skip_bad_lines)
+    bad = BadLines(find_file(raw_dir, reviews, "reviews"), skip_bad_lines)
     types = {columns.user: pl.String, columns.item: pl.String, columns.timestamp: pl.Int64, columns.rating: pl.Float64}
     fields = Fields({name: types[name] for name in columns.names}, ids=(columns.user, columns.item))
     frame = read_json_lines(bad.path, fields, bad=bad, python_dicts=read_item is _item_2014)
     interactions = checked_events(frame, columns, unit, bad=bad)
-    require_rows(interactions, bad.path, bad)
+    require_rows(interactions.height, bad)
     accounts = [bad]
     items, notes = _read_items(raw_dir, meta, skip_bad_lines, accounts, read_item)
     return _raw_data(interactions, items, accounts, notes)
@@ -154,6 +154,7 @@ def _raw_data(
     return RawData(
         interactions.lazy(),
         items=items,
+        items_file=None if items is None else accounts[-1].path,
         files=tuple(bad.path for bad in accounts),
         num_bad_lines=sum(bad.count for bad in accounts),
         notes=(*notes, *(note for bad in accounts for note in bad.notes)),
@@ -169,7 +170,7 @@ def _read_split(bad: BadLines) -> pl.DataFrame:
     reread = None if table.is_exact else lambda: read_csv(bad.path, names, bad=bad, exact=True).frame
     keep = names[len(SPLIT_COLUMNS) :]
     events = checked_events(table.frame, REVIEWS_2023, "ms", bad=bad, keep=keep, reread=reread)
-    require_rows(events, bad.path, bad)
+    require_rows(events.height, bad)
     return events
 
 
@@ -197,7 +198,7 @@ def _read_items(
 ) -> tuple[pl.DataFrame | None, tuple[str, ...]]:
     if meta is None:
         return None, ()
-    bad = BadLines(find_file(raw_dir, meta), skip_bad_lines)
+    bad = BadLines(find_file(raw_dir, meta, "meta"), skip_bad_lines)
     accounts.append(bad)
     is_csv = bad.path.name.removesuffix(".gz").endswith(".csv")
     records = _csv_records(bad) if is_csv else read_records(bad.path, bad=bad, python_dicts=read_item is _item_2014)
@@ -213,7 +214,7 @@ def _read_items(
             row, scripts = (row[0], None, *row[2:]), scripts + 1
         rows.append(row)
     items = items_frame(rows)
-    require_rows(items, bad.path, bad)
+    require_rows(items.height, bad)
     return items, (f"{scripts} titles were scripts of the product page and are dropped",) if scripts else ()
 
 

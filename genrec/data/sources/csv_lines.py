@@ -17,9 +17,9 @@ from pathlib import Path
 
 import polars as pl
 
-from genrec.data.sources.lines import BYTE_ORDER_MARK, CHUNK_BYTES, LINE, BadLines, open_binary
+from genrec.data.sources.lines import BYTE_ORDER_MARK, CHUNK_BYTES, LINE, NOT_UTF8, BadLines, open_binary
 from genrec.data.sources.names import missing_columns
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 BATCH_ROWS = 100_000
 
@@ -37,22 +37,52 @@ class CsvTable:
     is_exact: bool
 
 
-def csv_separator(path: Path) -> str:
-    """The separator that the file's name stands for."""
+def csv_separator(path: Path, separator: str | None = None) -> str:
+    """The separator that is set, or else the one that the file's name stands for.
+
+    >>> csv_separator(Path("a.tsv.gz")), csv_separator(Path("a.csv")), csv_separator(Path("a.csv"), ";")
+    ('\\t', ',', ';')
+    """
+    if separator is not None:
+        if separator == "\\t":  # as a command line writes it
+            return "\t"
+        if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
+            raise ConfigError(
+                "not a separator", where="source.separator", expected="one character", found=repr(separator)
+            )
+        return separator
     return "\t" if path.name.removesuffix(".gz").endswith((".tsv", ".tab")) else ","
 
 
-def csv_header(path: Path) -> list[str]:
+def csv_header(path: Path, separator: str | None = None) -> list[str]:
     """The names in the first line."""
     bad = BadLines(path)
-    for row in csv.reader(_texts(path, bad), delimiter=csv_separator(path)):
+    for row in csv.reader(_texts(path, bad), delimiter=csv_separator(path, separator)):
         if row:
             return row
     raise DataError("the file has no lines", where=path)
 
 
+def separator_fix(header: Sequence[str], separator: str) -> str | None:
+    """What to do if the names of a header hold another separator, for the error of a column that is not found.
+
+    >>> separator_fix(["user;item"], ","), separator_fix(["user", "item"], ",")
+    ("set source.separator=';'", None)
+    """
+    for other, written in ((";", ";"), ("\t", "\\t"), ("|", "|"), (",", ",")):
+        if other != separator and any(other in name for name in header):
+            return f"set source.separator='{written}'"
+    return None
+
+
 def read_csv(
-    path: Path, names: Sequence[str], *, bad: BadLines, nullable: Collection[str] = (), exact: bool = False
+    path: Path,
+    names: Sequence[str],
+    *,
+    bad: BadLines,
+    nullable: Collection[str] = (),
+    exact: bool = False,
+    separator: str | None = None,
 ) -> CsvTable:
     """The columns `names` of a CSV or TSV file, plain or gzip.
 
@@ -62,29 +92,29 @@ def read_csv(
         bad: account of rows with another number of fields than the header, and of lines that are no utf-8.
         nullable: wanted columns whose cells may be empty without raising any suspicion.
         exact: read by the standard library, for true line numbers.
+        separator: one character; None: tab if the name ends in .tsv or .tab, else comma.
 
     Raises:
         DataError: a column is missing or stands twice; a quote is not closed.
     """
-    header = csv_header(path)
-    missing_columns(header, names, where=path)
+    separator = csv_separator(path, separator)
+    header = csv_header(path, separator)
+    missing_columns(header, names, where=path, fix=separator_fix(header, separator))
     twice = [name for name in names if header.count(name) > 1]
     if twice:
         raise DataError(f"column {twice[0]!r} stands twice in the header", where=path)
     if not exact:
-        frame = _read_fast(path, names, [name for name in names if name not in nullable])
+        frame = _read_fast(path, names, [name for name in names if name not in nullable], separator)
         if frame is not None:
             return CsvTable(frame, is_exact=False)
-    return CsvTable(_read_slowly(path, header, names, bad), is_exact=True)
+    return CsvTable(_read_slowly(path, header, names, bad, separator), is_exact=True)
 
 
-def _read_fast(path: Path, names: Sequence[str], never_null: Sequence[str]) -> pl.DataFrame | None:
+def _read_fast(path: Path, names: Sequence[str], never_null: Sequence[str], separator: str) -> pl.DataFrame | None:
     if not _is_plain(path):
         return None
     try:
-        frame = pl.read_csv(
-            path, infer_schema=False, separator=csv_separator(path), quote_char=None, columns=list(names)
-        )
+        frame = pl.read_csv(path, infer_schema=False, separator=separator, quote_char=None, columns=list(names))
     except (pl.exceptions.PolarsError, OSError):
         return None
     if any(frame[name].null_count() for name in never_null):
@@ -101,21 +131,23 @@ def _is_plain(path: Path) -> bool:
     return True
 
 
-def _read_slowly(path: Path, header: Sequence[str], names: Sequence[str], bad: BadLines) -> pl.DataFrame:
+def _read_slowly(
+    path: Path, header: Sequence[str], names: Sequence[str], bad: BadLines, separator: str
+) -> pl.DataFrame:
     schema = {LINE: pl.UInt32, **dict.fromkeys(names, pl.String)}
     places = [header.index(name) for name in names]
-    rows = ((line, *(row[place] or None for place in places)) for line, row in _rows(path, len(header), bad))
+    rows = ((line, *(row[place] or None for place in places)) for line, row in _rows(path, len(header), bad, separator))
     frames = [pl.DataFrame(schema=schema)]
     while batch := list(islice(rows, BATCH_ROWS)):
         frames.append(pl.DataFrame(batch, schema=schema, orient="row"))
     return pl.concat(frames)
 
 
-def _rows(path: Path, width: int, bad: BadLines) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, width: int, bad: BadLines, separator: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of every row below the header."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        reader = csv.reader(_texts(path, bad), delimiter=csv_separator(path), strict=True)
+        reader = csv.reader(_texts(path, bad), delimiter=separator, strict=True)
         is_header = True
         while True:
             line = reader.line_num + 1
@@ -149,5 +181,5 @@ def _texts(path: Path, bad: BadLines) -> Iterator[str]:
             try:
                 yield (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).decode("utf-8")
             except UnicodeDecodeError:
-                bad.add(number, "not valid utf-8")
+                bad.add(number, NOT_UTF8)
                 yield "\n"

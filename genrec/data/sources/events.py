@@ -12,9 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from genrec.data.schema import SPLIT_DTYPE
 from genrec.data.sources.lines import PROBLEM, BadLines, report_problems
 from genrec.data.sources.timestamps import to_ms
 from genrec.errors import DataError
+
+# What a column of splits may hold, in any case.
+SPLIT_NAMES = {"train": "train", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"), "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -23,31 +27,37 @@ class EventColumns:
 
     Attributes:
         user, item: ids.
-        timestamp, rating: None if the data have none.
-        is_complete: every row has to have a time and a rating.
+        timestamp, rating, split: None if the data have none.
+        needs_time, needs_rating: a row without one is bad.
     """
 
     user: str
     item: str
     timestamp: str | None = None
     rating: str | None = None
-    is_complete: bool = True
+    split: str | None = None
+    needs_time: bool = True
+    needs_rating: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
         """The raw columns, without repetition."""
-        given = (self.user, self.item, self.timestamp, self.rating)
+        given = (self.user, self.item, self.timestamp, self.rating, self.split)
         return tuple(dict.fromkeys(name for name in given if name is not None))
 
 
 def check_event_types(schema: Mapping[str, Any], columns: EventColumns, *, where: object) -> None:
-    """DataError if an id is no text, integer or category, or a rating no number."""
+    """DataError if an id is no text, integer or category, a rating no number, or a split no text."""
     for name in (columns.user, columns.item):
         check_id_type(schema[name], name, where=where)
     if columns.rating is not None:
         dtype = schema[columns.rating]
         if not (dtype.is_numeric() or dtype == pl.String):
             raise DataError(f"column {columns.rating!r} holds no ratings", where=where, expected="numbers", found=dtype)
+    if columns.split is not None:
+        dtype = schema[columns.split]
+        if not (dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum)):
+            raise DataError(f"column {columns.split!r} holds no splits", where=where, expected="texts", found=dtype)
 
 
 def check_id_type(dtype: Any, name: str, *, where: object) -> None:
@@ -63,12 +73,14 @@ def check_id_type(dtype: Any, name: str, *, where: object) -> None:
 
 
 def event_columns(schema: Mapping[str, Any], columns: EventColumns, unit: str | None) -> list[pl.Expr]:
-    """user_id and item_id as String, timestamp as Int64 ms UTC, rating as Float64, the last two where there are any."""
+    """user_id and item_id (String); where there are any, timestamp (Int64 ms UTC), rating (Float64), split (Enum)."""
     parts = [_id(schema, columns.user).alias("user_id"), _id(schema, columns.item).alias("item_id")]
     if columns.timestamp is not None and unit is not None:
         parts.append(to_ms(columns.timestamp, schema[columns.timestamp], unit).alias("timestamp"))
     if columns.rating is not None:
         parts.append(_rating(schema, columns.rating).alias("rating"))
+    if columns.split is not None:
+        parts.append(_split(columns.split).alias("split"))
     return parts
 
 
@@ -78,13 +90,15 @@ def event_problem(schema: Mapping[str, Any], columns: EventColumns, unit: str | 
     if columns.timestamp is not None and unit is not None:
         empty = _is_empty(schema, columns.timestamp)
         problems[3] = ~empty & to_ms(columns.timestamp, schema[columns.timestamp], unit).is_null()
-        if columns.is_complete:
+        if columns.needs_time:
             problems[5] = empty
     if columns.rating is not None:
         empty = _is_empty(schema, columns.rating)
         problems[4] = ~empty & _rating(schema, columns.rating).is_null()
-        if columns.is_complete:
+        if columns.needs_rating:
             problems[6] = empty
+    if columns.split is not None:
+        problems[7] = _split(columns.split).is_null()
     code = pl.lit(0, dtype=pl.UInt8)
     for key, is_bad in sorted(problems.items(), reverse=True):
         code = pl.when(is_bad).then(pl.lit(key, dtype=pl.UInt8)).otherwise(code)
@@ -100,6 +114,7 @@ def event_messages(columns: EventColumns, unit: str | None) -> dict[int, tuple[s
         4: (f"column {columns.rating!r} holds no finite number:", columns.rating),
         5: (f"column {columns.timestamp!r} is empty", None),
         6: (f"column {columns.rating!r} is empty", None),
+        7: (f"column {columns.split!r} holds none of {', '.join(SPLIT_NAMES)}:", columns.split),
     }
 
 
@@ -143,6 +158,16 @@ def _is_empty(schema: Mapping[str, Any], name: str) -> pl.Expr:
     if schema[name] == pl.String:
         return pl.col(name).is_null() | (pl.col(name).str.strip_chars().fill_null("") == "")
     return pl.col(name).is_null()
+
+
+def is_untimed(schema: Mapping[str, Any], columns: EventColumns) -> pl.Expr:
+    """Whether a row has no time, in data that have times."""
+    return pl.lit(False) if columns.timestamp is None else _is_empty(schema, columns.timestamp)
+
+
+def _split(name: str) -> pl.Expr:
+    text = pl.col(name).cast(pl.String).str.strip_chars().str.to_lowercase()
+    return text.replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String).cast(SPLIT_DTYPE)
 
 
 def _rating(schema: Mapping[str, Any], name: str) -> pl.Expr:

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from genrec.data.sources.lines import LINE, BadLines, read_all, read_chunks
+from genrec.data.sources.lines import LINE, NOT_UTF8, BadLines, read_all, read_chunks
 from genrec.errors import DataError
 
 # What Polars makes of values that are no id: empty strings, arrays, objects, true and false, fractions, lone
@@ -124,7 +124,7 @@ def parse_record(line: bytes, *, python_dicts: bool = False) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadRecord("not valid utf-8") from error
+        raise BadRecord(NOT_UTF8) from error
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:

@@ -16,15 +16,20 @@ from typing import IO, Any
 
 import polars as pl
 
-from genrec.errors import DataError, StorageError
+from genrec.errors import DataError, MissingFileError, StorageError
 
 LINE = "__line__"  # helper column with the 1-based line number; like the next it never leaves the sources
 PROBLEM = "__problem__"  # helper column with what is wrong with the row, 0 for nothing
 CHUNK_BYTES = 1 << 24
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-MISSING_FIX = "set raw_dir=... to the folder that holds it, or download=true"
-SKIP_FIX = "mend it, or set skip_bad_lines=true to leave such lines out"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+MAX_BAD_SHARE = 0.1  # of the lines of a file; with more, the file is not what it is taken for
+MIN_LINES = 20  # of which a share says something
+NOT_UTF8 = "not valid utf-8"
+MISSING_FIX = "set raw_dir=... to the folder that has it"
+SKIP_FIX = "mend it, or set source.skip_bad_lines=true to leave such lines out"
+UTF8_FIX = "save the file as UTF-8, or set source.skip_bad_lines=true to leave such lines out"
 
 
 @dataclass
@@ -51,7 +56,8 @@ class BadLines:
     def add(self, line: int, what: str, *, expected: object = None, found: object = None) -> None:
         """Counts line number `line`; DataError ``file:line`` if lines are not to be left out."""
         if not self.skip:
-            raise DataError(what, where=f"{self.path}:{line}", expected=expected, found=found, fix=SKIP_FIX)
+            fix = UTF8_FIX if what == NOT_UTF8 else SKIP_FIX
+            raise DataError(what, where=f"{self.path}:{line}", expected=expected, found=found, fix=fix)
         if not self.count:
             self.first = f"line {line}: {what}"
         self.count += 1
@@ -65,23 +71,42 @@ class BadLines:
         return (f"{self.path.name}: {self.count} bad {lines} left out; the first is {self.first}",)
 
 
-def find_file(raw_dir: Path, name: str) -> Path:
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """StorageError for what the system says while `path` is looked for or at, a missing permission for instance."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fix = "check permissions" if isinstance(error, PermissionError) else "check the path"
+        raise StorageError(f"cannot read: {reason}", where=error.filename or path, fix=fix) from error
+
+
+def find_file(raw_dir: Path, name: str, option: str = "") -> Path:
     """The file `name` in `raw_dir` (an absolute name stands for itself), plain or with ``.gz`` whichever is there.
+
+    Args:
+        raw_dir: folder.
+        name: of the file.
+        option: key of the section ``source`` that holds the name, for the message.
 
     Raises:
         DataError: no such file, or it is empty.
+        StorageError: it may not be looked at.
     """
     path = Path(raw_dir) / name
+    what = f" (source.{option})" if option else ""
+    if not path.name:
+        raise DataError(f"a file needs a name{what}", found=repr(name))
     twin = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    found = next((candidate for candidate in (path, twin) if candidate.is_file()), None)
-    if found is None:
-        raise DataError("there is no such file", where=path, fix=MISSING_FIX)
-    try:
-        size = found.stat().st_size
-    except OSError as error:
-        raise StorageError(f"cannot read the file: {error.strerror}", where=found) from error
-    if size == 0:
-        raise DataError("the file is empty", where=found, fix="delete it and get it again")
+    with readable(path):
+        found = next((candidate for candidate in (path, twin) if candidate.is_file()), None)
+        if found is None and path.is_dir():
+            raise DataError(f"this is a folder{what}", where=path, expected="a file")
+        if found is None:
+            raise MissingFileError(f"there is no such file{what}", where=path, fix=MISSING_FIX)
+        if found.stat().st_size == 0:
+            raise DataError(f"the file is empty{what}", where=found, fix="fill it, or get it again")
     return found
 
 
@@ -90,7 +115,7 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
     """The file's content, decompressed if it is gzip.
 
     Raises:
-        DataError: corrupt or truncated gzip, also in the middle of reading.
+        DataError: corrupt or truncated gzip, also in the middle of reading; UTF-16.
         StorageError: the file cannot be read.
     """
     try:
@@ -99,17 +124,26 @@ def open_binary(path: Path) -> Iterator[IO[bytes]]:
             raw.seek(0)
             if is_gzip:
                 with gzip.GzipFile(fileobj=raw) as stream:
+                    _refuse_utf_16(stream.peek(4), path)
                     yield stream  # pyright: ignore[reportReturnType]
             elif path.suffix == ".gz":
                 raise DataError("not a gzip file, in spite of its name", where=path, fix="get it again, or rename it")
             else:
+                _refuse_utf_16(raw.peek(4), path)
                 yield raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            "corrupt or truncated gzip file", where=path, found=str(error), fix="delete it and get it again"
+            "corrupt or truncated gzip file", where=path, found=str(error), fix="replace it, or get it again"
         ) from error
     except OSError as error:
         raise StorageError(f"cannot read the file: {error.strerror or error}", where=path) from error
+
+
+def _refuse_utf_16(start: bytes, path: Path) -> None:
+    """UTF-16 has a zero byte beside every ASCII character, and most often a mark before them."""
+    is_zero = [byte == 0 for byte in start[:4]]
+    if start.startswith(UTF_16_MARKS) or is_zero in ([True, False, True, False], [False, True, False, True]):
+        raise DataError("the text is UTF-16", where=path, fix="save the file as UTF-8")
 
 
 def read_all(path: Path, encoding: str = "utf-8") -> str:
@@ -120,7 +154,7 @@ def read_all(path: Path, encoding: str = "utf-8") -> str:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"not valid {encoding}", where=f"{path}:{line}") from error
+        raise DataError(f"not valid {encoding}", where=f"{path}:{line}", fix="save the file as UTF-8") from error
 
 
 def read_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[list[int], list[bytes]]]:
@@ -219,8 +253,36 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def require_rows(frame: pl.DataFrame, path: Path, bad: BadLines) -> None:
-    """DataError if nothing usable was read from `path`."""
-    if frame.height == 0:
+def require_rows(num_good: int, bad: BadLines) -> None:
+    """DataError if nothing usable was read from a file, or too much of it is bad.
+
+    Args:
+        num_good: lines that can be used.
+        bad: the others.
+    """
+    if num_good == 0:
         found = f"{bad.count} bad, the first is {bad.first}" if bad.count else None
-        raise DataError("the file has no usable lines", where=path, found=found)
+        raise DataError("the file has no usable lines", where=bad.path, found=found)
+    require_good_share(num_good, bad.count, bad.first, where=bad.path)
+
+
+def is_too_bad(num_bad: int, num_lines: int) -> bool:
+    """Whether so many bad lines cannot be chance.
+
+    >>> is_too_bad(2, 20), is_too_bad(3, 20), is_too_bad(18, 19)
+    (False, True, False)
+    """
+    return num_lines >= MIN_LINES and num_bad > MAX_BAD_SHARE * num_lines
+
+
+def require_good_share(num_good: int, num_bad: int, first: str, *, where: object) -> None:
+    """DataError if more than `MAX_BAD_SHARE` of the lines are bad, even where bad lines are to be left out."""
+    lines = num_good + num_bad
+    if is_too_bad(num_bad, lines):
+        raise DataError(
+            f"{num_bad / lines:.0%} of the lines are bad, too many to leave out",
+            where=where,
+            expected=f"at most {MAX_BAD_SHARE:.0%}",
+            found=f"{num_bad} of {lines}, the first is {first}",
+            fix="the format or the unit of the times is probably wrong: check the keys under source",
+        )

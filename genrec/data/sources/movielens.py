@@ -13,7 +13,7 @@ from genrec.data.schema import RawData
 from genrec.data.sources.events import EventColumns, checked_events
 from genrec.data.sources.lines import LINE, BadLines, find_file, read_fields, read_lines, require_rows
 from genrec.data.sources.names import missing_columns
-from genrec.data.sources.texts import items_frame
+from genrec.data.sources.texts import clean_text, items_frame, texts_of
 from genrec.errors import DataError
 
 ENCODING = "latin-1"
@@ -44,15 +44,15 @@ def read_movielens_100k(
     Raises:
         DataError: a file is missing, empty or corrupt; a line cannot be used.
     """
-    accounts = [BadLines(find_file(raw_dir, ratings), skip_bad_lines)]
+    accounts = [BadLines(find_file(raw_dir, ratings, "ratings"), skip_bad_lines)]
     interactions = _events(read_fields(accounts[0].path, "\t", RATINGS, bad=accounts[0]), accounts[0])
     table = None
     if items is not None:
         names: list[str] | None = None
         if genres is not None:
-            accounts.append(BadLines(find_file(raw_dir, genres), skip_bad_lines))
+            accounts.append(BadLines(find_file(raw_dir, genres, "genres"), skip_bad_lines))
             names = _genre_names(accounts[-1])
-        accounts.append(BadLines(find_file(raw_dir, items), skip_bad_lines))
+        accounts.append(BadLines(find_file(raw_dir, items, "items"), skip_bad_lines))
         table = _items_100k(accounts[-1], names)
     return _raw_data(interactions, table, accounts)
 
@@ -75,7 +75,7 @@ def read_movielens_1m(
     Raises:
         DataError: a file is missing, empty or corrupt; a line cannot be used.
     """
-    bad = BadLines(find_file(raw_dir, ratings), skip_bad_lines)
+    bad = BadLines(find_file(raw_dir, ratings, "ratings"), skip_bad_lines)
     accounts = [bad]
     first = next((text for _, text in read_lines(bad.path, bad=BadLines(bad.path, skip=True))), "")
     if "::" in first:
@@ -88,7 +88,7 @@ def read_movielens_1m(
     interactions = _events(frame, bad)
     table = None
     if items is not None:
-        accounts.append(BadLines(find_file(raw_dir, items), skip_bad_lines))
+        accounts.append(BadLines(find_file(raw_dir, items, "items"), skip_bad_lines))
         table = _items_1m(accounts[-1])
     return _raw_data(interactions, table, accounts)
 
@@ -96,7 +96,7 @@ def read_movielens_1m(
 def _events(frame: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
     columns = EventColumns("user_id", "movie_id", "timestamp", "rating" if "rating" in frame.columns else None)
     events = checked_events(frame, columns, "s", bad=bad)
-    require_rows(events, bad.path, bad)
+    require_rows(events.height, bad)
     return events
 
 
@@ -120,9 +120,9 @@ def _items_100k(bad: BadLines, genres: list[str] | None) -> pl.DataFrame:
             bad.add(row[LINE], "expected a movie id and flags that are 0 or 1")
             continue
         categories = [name for name, value in zip(genres or (), values, strict=False) if value == "1"]
-        rows.append((row["movie_id"], row["title"].strip() or None, None, categories, None))
+        rows.append((row["movie_id"], clean_text(row["title"]), None, texts_of(categories, "genres"), None))
     table = items_frame(rows)
-    require_rows(table, bad.path, bad)
+    require_rows(table.height, bad)
     return table
 
 
@@ -133,10 +133,9 @@ def _items_1m(bad: BadLines) -> pl.DataFrame:
         if not movie:
             bad.add(line, "expected a movie id")
             continue
-        categories = [name.strip() for name in genres.split("|") if name.strip()]
-        rows.append((movie, title.strip() or None, None, categories, None))
+        rows.append((movie, clean_text(title), None, texts_of(genres.split("|"), "genres"), None))
     table = items_frame(rows)
-    require_rows(table, bad.path, bad)
+    require_rows(table.height, bad)
     return table
 
 
@@ -144,6 +143,7 @@ def _raw_data(interactions: pl.DataFrame, items: pl.DataFrame | None, accounts: 
     return RawData(
         interactions.lazy(),
         items=items,
+        items_file=None if items is None else accounts[-1].path,
         files=tuple(bad.path for bad in accounts),
         num_bad_lines=sum(bad.count for bad in accounts),
         notes=tuple(note for bad in accounts for note in bad.notes),

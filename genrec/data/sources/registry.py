@@ -14,6 +14,7 @@ from genrec.data.sources.amazon import (
     read_amazon_2023,
     read_amazon_2023_splits,
 )
+from genrec.data.sources.lines import readable
 from genrec.data.sources.movielens import read_movielens_1m, read_movielens_100k
 from genrec.data.sources.names import nearest
 from genrec.data.sources.sequences import read_letter, read_sasrec_text, read_sequences_jsonl
@@ -66,6 +67,7 @@ def read_source(name: str, raw_dir: Path | str, **options: object) -> RawData:
     Raises:
         ConfigError: unknown source or option, missing option.
         DataError: no such folder; whatever the source finds wrong.
+        StorageError: the folder or a file may not be read.
     """
     if name not in SOURCES:
         raise ConfigError(f"unknown source {name!r}{nearest(name, SOURCES)}", expected=f"one of {', '.join(SOURCES)}")
@@ -76,10 +78,13 @@ def read_source(name: str, raw_dir: Path | str, **options: object) -> RawData:
         raise ConfigError(f"source {name}: unknown option {unknown[0]!r}{hint} (accepted: {', '.join(accepted)})")
     missing = [option for option, is_required in accepted.items() if is_required and option not in options]
     if missing:
-        raise ConfigError(f"source {name}: missing option{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+        shown = ", ".join(missing)
+        fix = f"set source.{missing[0]}=..."
+        raise ConfigError(f"source {name}: missing option{'s' if len(missing) > 1 else ''} {shown}", fix=fix)
     folder = Path(raw_dir)
-    if name not in WITHOUT_FILES and not folder.is_dir():
-        raise DataError("there is no such folder", where=folder, fix="set raw_dir=..., or download=true")
+    with readable(folder):
+        if name not in WITHOUT_FILES and not folder.is_dir():
+            raise DataError("there is no such folder", where=folder, fix="set raw_dir=... to the folder of the files")
     raw = SOURCES[name](folder, **options)
     check_frame(raw.interactions, RAW_REQUIRED, RAW_OPTIONAL, where=f"source {name}")
     if raw.items is not None:

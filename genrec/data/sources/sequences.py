@@ -57,22 +57,24 @@ def read_sasrec_text(
         DataError: a file is missing, empty or corrupt; a line cannot be used; a user has two lines.
     """
     if layout not in LAYOUTS:
-        raise ConfigError(f"unknown layout {layout!r}", expected=f"one of {', '.join(LAYOUTS)}")
-    bad = BadLines(find_file(raw_dir, interactions), skip_bad_lines)
+        raise ConfigError(f"unknown source.layout {layout!r}", expected=f"one of {', '.join(LAYOUTS)}")
+    bad = BadLines(find_file(raw_dir, interactions, "interactions"), skip_bad_lines)
     notes: tuple[str, ...] = ()
     if layout == "auto":
         is_pairs = all(len(text.split()) == 2 for _, text in read_lines(bad.path, bad=BadLines(bad.path, skip=True)))
         layout = "pairs" if is_pairs else "sequence"
-        notes = (f"{bad.path.name} is read with layout={layout} (auto)",)
+        notes = (f"{bad.path.name} is read with source.layout={layout} (auto)",)
     users, histories = _read_pairs(bad) if layout == "pairs" else _read_text_histories(bad)
     events = _explode(users, histories)
-    require_rows(events, bad.path, bad)
+    require_rows(len(histories), bad)
     accounts = [bad]
     table = _items_jsonl(raw_dir, items, item_id_field, skip_bad_lines, accounts)
-    code_path = None if codes is None else find_file(raw_dir, codes)
+    code_path = None if codes is None else find_file(raw_dir, codes, "codes")
     return RawData(
         events.lazy(),
         items=table,
+        items_file=None if table is None else accounts[-1].path,
+        codes_file=code_path,
         item_codes=None if code_path is None else read_codes(code_path, offset=codes_offset),
         files=(*(account.path for account in accounts), *(() if code_path is None else (code_path,))),
         num_bad_lines=sum(account.count for account in accounts),
@@ -109,8 +111,8 @@ def read_sequences_jsonl(
         DataError: a file is missing, empty or corrupt; a line cannot be used; a user has two lines.
     """
     if timestamp_unit not in MS_PER_UNIT:
-        raise ConfigError(f"unknown timestamp_unit {timestamp_unit!r}", expected="s or ms")
-    bad = BadLines(find_file(raw_dir, interactions), skip_bad_lines)
+        raise ConfigError(f"unknown source.timestamp_unit {timestamp_unit!r}", expected="s or ms")
+    bad = BadLines(find_file(raw_dir, interactions, "interactions"), skip_bad_lines)
     users: dict[str, int] = {}
     histories: list[list[str]] = []
     times: list[list[int | None] | None] = []
@@ -127,12 +129,13 @@ def read_sequences_jsonl(
         times.append(stamps)
     with_times = [stamps for stamps in times if stamps is not None]
     events = _explode(list(users), histories, with_times or None)
-    require_rows(events, bad.path, bad)
+    require_rows(len(histories), bad)
     accounts = [bad]
     table = _items_jsonl(raw_dir, items, item_id_field, skip_bad_lines, accounts)
     return RawData(
         events.lazy(),
         items=table,
+        items_file=None if table is None else accounts[-1].path,
         files=tuple(account.path for account in accounts),
         num_bad_lines=sum(account.count for account in accounts),
         notes=(*_missing_times(events), *(note for account in accounts for note in account.notes)),
@@ -154,7 +157,7 @@ def read_letter(raw_dir: Path, *, interactions: str, items: str | None = None, c
     Raises:
         DataError: a file is missing, empty or corrupt, or has another layout.
     """
-    path = find_file(raw_dir, interactions)
+    path = find_file(raw_dir, interactions, "interactions")
     users: list[str] = []
     histories: list[list[str]] = []
     for user, history in _object(path).items():
@@ -163,17 +166,18 @@ def read_letter(raw_dir: Path, *, interactions: str, items: str | None = None, c
         except BadRecord as error:
             raise DataError(str(error), where=f"{path}: user {user!r}", found=error.found) from error
         users.append(user)
-    files = [path]
     events = _explode(users, histories)
-    require_rows(events, path, BadLines(path))
-    table = item_codes = None
-    if items is not None:
-        files.append(find_file(raw_dir, items))
-        table = _items_letter(files[-1])
-    if codes is not None:
-        files.append(find_file(raw_dir, codes))
-        item_codes = read_codes(files[-1])
-    return RawData(events.lazy(), items=table, item_codes=item_codes, files=tuple(files))
+    require_rows(len(histories), BadLines(path))
+    items_file = None if items is None else find_file(raw_dir, items, "items")
+    codes_file = None if codes is None else find_file(raw_dir, codes, "codes")
+    return RawData(
+        events.lazy(),
+        items=None if items_file is None else _items_letter(items_file),
+        item_codes=None if codes_file is None else read_codes(codes_file),
+        files=tuple(file for file in (path, items_file, codes_file) if file is not None),
+        items_file=items_file,
+        codes_file=codes_file,
+    )
 
 
 def read_codes(path: Path, *, offset: int = 0) -> pl.DataFrame:
@@ -221,7 +225,7 @@ def _shifted(item: str, offset: int, where: str) -> str:
     if offset == 0:
         return item
     if not re.fullmatch(r"0|[1-9]\d*", item):
-        raise DataError("codes_offset needs integer item ids", where=where)
+        raise DataError("source.codes_offset needs integer item ids", where=where, fix="set source.codes_offset=0")
     return str(int(item) + offset)
 
 
@@ -304,7 +308,7 @@ def _missing_times(events: pl.DataFrame) -> tuple[str, ...]:
         return ()
     without = events.filter(pl.col("timestamp").is_null())
     users = without["user_id"].n_unique()
-    return (f"{without.height} timestamps of {users} users are missing; the file's order is complete (order=file)",)
+    return (f"{without.height} timestamps of {users} users are missing; the file's order is complete (order.by=file)",)
 
 
 # --- items -----------------------------------------------------------------------------------------------------------
@@ -315,7 +319,7 @@ def _items_jsonl(
 ) -> pl.DataFrame | None:
     if name is None:
         return None
-    bad = BadLines(find_file(raw_dir, name), skip_bad_lines)
+    bad = BadLines(find_file(raw_dir, name, "items"), skip_bad_lines)
     accounts.append(bad)
     rows = []
     for line, record in read_records(bad.path, bad=bad):
@@ -328,7 +332,7 @@ def _items_jsonl(
         except BadRecord as error:
             bad.add(line, str(error), found=error.found)
     table = items_frame(rows)
-    require_rows(table, bad.path, bad)
+    require_rows(table.height, bad)
     return table
 
 

@@ -6,14 +6,15 @@ whole, since its errors name lines. Knows nothing of any public data set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
 import polars as pl
 
 from genrec.data.schema import RAW_ITEMS, RawData
-from genrec.data.sources.csv_lines import CsvTable, csv_header, read_csv
+from genrec.data.sources.csv_lines import CsvTable, csv_header, csv_separator, read_csv, separator_fix
 from genrec.data.sources.events import (
     EventColumns,
     check_event_types,
@@ -22,22 +23,37 @@ from genrec.data.sources.events import (
     event_columns,
     event_messages,
     event_problem,
+    is_untimed,
 )
 from genrec.data.sources.json_lines import BadRecord, Fields, as_id, read_json_lines, read_records
-from genrec.data.sources.lines import LINE, MISSING_FIX, PROBLEM, BadLines, find_file, require_rows
-from genrec.data.sources.names import missing_columns
-from genrec.data.sources.texts import items_frame, text_of, texts_of
+from genrec.data.sources.lines import (
+    LINE,
+    MISSING_FIX,
+    BadLines,
+    find_file,
+    readable,
+    require_good_share,
+    require_rows,
+)
+from genrec.data.sources.names import missing_columns, nearest
+from genrec.data.sources.texts import clean_items, items_frame, text_of, texts_of
 from genrec.data.sources.timestamps import choose_unit
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ConfigError, DataError, StorageError
 
 FORMATS = {
     "parquet": (".parquet", ".pq"),
     "csv": (".csv", ".tsv", ".tab"),
     "jsonl": (".jsonl", ".ndjson", ".json"),
 }
-NO_CLOCK_FIX = (
-    "name the column in timestamp_column, or set timestamp_column=null if the data have no clock (order=file)"
-)
+NO_CLOCK_FIX = "set source.timestamp_column=..., or source.timestamp_column=null order.by=file if there are no times"
+
+
+@dataclass(frozen=True)
+class Separators:
+    """What stands between the categories of a text, and between the cells of a line (None: the file's name says it)."""
+
+    categories: str
+    cells: str | None
 
 
 class TableColumns(TypedDict, total=False):
@@ -48,6 +64,8 @@ class TableColumns(TypedDict, total=False):
     timestamp_column: str | None
     timestamp_unit: Literal["auto", "s", "ms", "iso"]
     rating_column: str | None
+    split_column: str | None
+    separator: str | None
     item_id_column: str | None
     title_column: str | None
     brand_column: str | None
@@ -69,72 +87,108 @@ def read_table(
     Args:
         raw_dir: folder of the files.
         interactions: one row an event: a file, a folder of Parquet files, or a glob (files in the order of their
-            names); text files may be .gz.
+            names, in quotes on a command line); text files may be .gz.
         items: one row an item, likewise, or None.
-        skip_bad_lines: leave out and count rows without ids, or whose time or rating cannot be read.
+        skip_bad_lines: leave out and count rows without ids or without a time, or whose time, rating or split cannot
+            be read.
         **columns: the column map.
             ``user_column="user_id"``, ``item_column="item_id"``: texts, integers or categories.
             ``timestamp_column="timestamp"``: dates, numbers or texts; None: the data have no times.
             ``timestamp_unit="auto"``: ``s``, ``ms``, ``iso``; dates need none. ``auto`` decides once for the whole
             column, by type and size, and a note says how; where that is ambiguous it is an error.
             ``rating_column=None``: no rating.
+            ``split_column=None``: no split; else train, validation (valid, val, dev) or test in every row, in any case.
+            ``separator=None``: of .csv files comma, of .tsv files tab; or one character, for `items` too.
             ``item_id_column=None``: the id in `items`, by default `item_column`.
             ``title_column``, ``brand_column``, ``categories_column``, ``description_column``: columns of `items`; None
             (the default): title, brand, categories, description, where there are such columns.
             ``categories_separator="|"``: between the categories of a text.
 
     Returns:
-        Events in file order: user_id, item_id, and timestamp (ms UTC; null where it is empty, which a note counts) and
-        rating where named. Lazy if they are Parquet.
+        Events in file order: user_id, item_id, and timestamp (ms UTC; null where it is empty, which a note counts),
+        rating and split where named. Lazy if they are Parquet. Items with cleaned texts.
 
     Raises:
         ConfigError: unknown option or unit.
         DataError: no such file; a column is missing (with the nearest match) or of a wrong type; a time, rating or id
-            that cannot be used, with file and line (Parquet: row) and the number of such rows; an ambiguous unit.
+            that cannot be used, with file and line (Parquet: row) and the number of such rows; an ambiguous unit; more
+            bad rows than chance explains, even with `skip_bad_lines`.
+        StorageError: a file may not be read.
     """
     unknown = [name for name in columns if name not in TableColumns.__annotations__]
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r} of source table")
+        raise ConfigError(
+            f"unknown option {unknown[0]!r} of source table{nearest(unknown[0], TableColumns.__annotations__)}"
+        )
     wanted = EventColumns(
         columns.get("user_column", "user_id"),
         columns.get("item_column", "item_id"),
         columns.get("timestamp_column", "timestamp"),
         columns.get("rating_column"),
-        is_complete=False,
+        columns.get("split_column"),
+        needs_time=skip_bad_lines,
+        needs_rating=False,
     )
-    files, kind = find_tables(raw_dir, interactions)
-    read = _read_parquet if kind == "parquet" else _read_text
-    events, num_bad, notes = read(files, kind, wanted, columns.get("timestamp_unit", "auto"), skip_bad_lines)
-    table = None
-    if items is not None:
-        item_files, item_kind = find_tables(raw_dir, items)
-        table = _read_items(item_files, item_kind, wanted.item, columns)
-        files = (*files, *item_files)
-    return RawData(events, items=table, files=files, num_bad_lines=num_bad, notes=notes)
+    files, kind = find_tables(raw_dir, interactions, "interactions")
+    unit = columns.get("timestamp_unit", "auto")
+    if kind == "parquet":
+        raw = _read_parquet(files, wanted, unit, skip_bad_lines)
+    else:
+        raw = _read_text(files, kind, wanted, unit, skip_bad_lines, columns.get("separator"))
+    if items is None:
+        return raw
+    item_files, item_kind = find_tables(raw_dir, items, "items")
+    table = _read_items(item_files, item_kind, wanted.item, columns)
+    return replace(raw, items=table, files=(*files, *item_files), items_file=item_files[0])
 
 
-def find_tables(raw_dir: Path, name: str) -> tuple[tuple[Path, ...], str]:
+def find_tables(raw_dir: Path, name: str, option: str = "interactions") -> tuple[tuple[Path, ...], str]:
     """The files that `name` (a file, a folder or a glob) stands for, in the order of their names, and their format.
+
+    Args:
+        raw_dir: folder.
+        name: of a file in it, of a folder of Parquet files, or a glob.
+        option: key of the section ``source`` that holds the name, for messages.
 
     Raises:
         DataError: none, an empty one, an unknown ending, or more than one format.
+        StorageError: one may not be looked at.
     """
     path = Path(raw_dir) / name
-    if path.is_dir():
-        files = sorted(file for suffix in FORMATS["parquet"] for file in path.rglob(f"*{suffix}"))
-        expected = "Parquet files in the folder"
-    elif any(char in name for char in "*?[") and not path.exists():
-        root = Path(path.anchor) if Path(name).is_absolute() else Path(raw_dir)
-        files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
-        expected = "files that match"
-    else:
-        files, expected = [find_file(raw_dir, name)], ""
-    if not files:
-        raise DataError("there is no such file", where=path, expected=expected, fix=MISSING_FIX)
+    with readable(path):
+        if path.is_dir():
+            files = sorted(file for suffix in FORMATS["parquet"] for file in path.rglob(f"*{suffix}"))
+            if not files:
+                raise _no_parquet(path, name, option)
+        elif any(char in name for char in "*?[") and not path.exists():
+            root = Path(path.anchor) if Path(name).is_absolute() else Path(raw_dir)
+            files = sorted(file for file in root.glob(str(path.relative_to(root))) if file.is_file())
+            if not files:
+                what = f"there is no such file (source.{option})"
+                raise DataError(what, where=path, expected="files that match", fix=MISSING_FIX)
+        else:
+            files = [find_file(raw_dir, name, option)]
     kinds = {_format(file) for file in files}
     if len(kinds) > 1:
         raise DataError("files of more than one format", where=path, found=", ".join(sorted(kinds)))
     return tuple(files), kinds.pop()
+
+
+def _no_parquet(folder: Path, name: str, option: str) -> DataError:
+    """What to do about a folder without Parquet files: most often its files are of another kind."""
+    endings = [suffix for suffixes in FORMATS.values() for suffix in suffixes]
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    there = [(file, ending) for file in names for ending in endings if file.removesuffix(".gz").endswith(ending)]
+    fix = MISSING_FIX
+    if there:
+        file, ending = there[0]
+        pattern = f"*{ending}.gz" if file.endswith(".gz") else f"*{ending}"
+        fix = f"set source.{option}='{Path(name) / pattern}'"
+    found = f"{len(names)} files, the first is {names[0]}" if names else "no files"
+    expected = "Parquet files, or a glob in place of the folder"
+    return DataError(
+        f"no tables in the folder (source.{option})", where=folder, expected=expected, found=found, fix=fix
+    )
 
 
 def _format(path: Path) -> str:
@@ -156,7 +210,7 @@ def _parquet_schemas(files: Sequence[Path], names: Sequence[str], fix: dict[str,
         try:
             schema = pl.read_parquet_schema(path)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError("not a readable Parquet file", where=path, found=str(error).split("\n")[0]) from error
+            raise _unreadable(error, path) from error
         for name in names:
             missing_columns(schema, [name], where=path, fix=fix.get(name))
         first = pl.Schema(schema) if first is None else first
@@ -172,57 +226,92 @@ def _parquet_schemas(files: Sequence[Path], names: Sequence[str], fix: dict[str,
     return first
 
 
+def _unreadable(error: Exception, path: Path) -> DataError | StorageError:
+    if isinstance(error, PermissionError):
+        return StorageError("cannot read: no permission", where=path, fix="check permissions")
+    return DataError("not a readable Parquet file", where=path, found=str(error).split("\n")[0])
+
+
 def _scan(files: Sequence[Path], names: Sequence[str]) -> pl.LazyFrame:
     scan = pl.scan_parquet(list(files), hive_partitioning=False, extra_columns="ignore", missing_columns="raise")
     return scan.select(names)
 
 
-def _read_parquet(
-    files: Sequence[Path], _: str, columns: EventColumns, unit: str, skip_bad_lines: bool
-) -> tuple[pl.LazyFrame, int, tuple[str, ...]]:
+def _read_parquet(files: Sequence[Path], columns: EventColumns, unit: str, skip_bad_lines: bool) -> RawData:
     schema = _parquet_schemas(files, columns.names, _fixes(columns))
     check_event_types(schema, columns, where=files[0])
     notes: tuple[str, ...] = ()
     chosen: str | None = None
     scan = _scan(files, columns.names)
     try:
+        if not scan.select(pl.len()).collect(engine="streaming").item():
+            raise DataError("the table has no rows", where=files[0])
         if columns.timestamp is not None:
             chosen, note = choose_unit(scan, columns.timestamp, unit, where=files[0])
             notes = (note,)
         problem = event_problem(schema, columns, chosen)
-        is_null = pl.lit(False) if columns.timestamp is None else pl.col(columns.timestamp).is_null()
-        counts = scan.select(rows=pl.len(), bad=(problem > 0).sum(), null=(is_null & (problem == 0)).sum())
+        is_null = is_untimed(schema, columns) & (problem == 0)
+        counts = scan.select(rows=pl.len(), bad=(problem > 0).sum(), null=is_null.sum())
         rows = counts.collect(engine="streaming").row(0, named=True)
+        if rows["bad"]:
+            notes = (*notes, _report_bad_rows(files, columns, chosen, problem, rows, skip_bad_lines))
+            scan = scan.filter(problem == 0)
+        first = _first_row(files, columns, is_null) if rows["null"] else None
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError("not a readable Parquet file", where=files[0], found=str(error).split("\n")[0]) from error
-    if rows["bad"] and not skip_bad_lines:
-        _raise_first_row(files, columns, chosen, problem)
+        raise _unreadable(error, files[0]) from error
+    return RawData(
+        scan.select(event_columns(schema, columns, chosen)),
+        files=tuple(files),
+        num_bad_lines=rows["bad"],
+        notes=(*notes, *_null_note(columns, rows["null"])),
+        first_untimed=None if first is None else first[0],
+    )
+
+
+def _report_bad_rows(
+    files: Sequence[Path],
+    columns: EventColumns,
+    unit: str | None,
+    problem: pl.Expr,
+    rows: Mapping[str, int],
+    skip_bad_lines: bool,
+) -> str:
+    """The note on bad rows; DataError that names the first, unless they are to be left out and are not too many."""
+    found = _first_row(files, columns, problem > 0)
+    assert found is not None  # there is at least one
+    where, row, frame = found
+    code = frame.select(problem).item()
+    what, column = event_messages(columns, unit)[code]
+    what += "" if column is None else f" {row[column]!r}"
+    if not skip_bad_lines:
+        counted = _scan(files, columns.names).select((problem == code).sum())
+        same = counted.collect(engine="streaming").item()
+        raise DataError(
+            what,
+            where=where,
+            found=f"{same} such rows" if same > 1 else None,
+            fix="mend the table, or set source.skip_bad_lines=true to leave such rows out",
+        )
+    first = f"{where}: {what}"
     if rows["rows"] == rows["bad"]:
-        found = f"{rows['bad']} bad ones" if rows["bad"] else None
-        raise DataError("the table has no usable rows", where=files[0], found=found)
-    if rows["bad"]:
-        scan = scan.filter(problem == 0)
-        notes = (*notes, f"{rows['bad']} bad rows left out")
-    events = scan.select(event_columns(schema, columns, chosen))
-    return events, rows["bad"], (*notes, *_null_note(columns, rows["null"]))
+        raise DataError(
+            "the table has no usable rows", where=files[0], found=f"{rows['bad']} bad, the first is {first}"
+        )
+    require_good_share(rows["rows"] - rows["bad"], rows["bad"], first, where=files[0])
+    return f"{rows['bad']} bad rows left out; the first is {first}"
 
 
-def _raise_first_row(files: Sequence[Path], columns: EventColumns, unit: str | None, problem: pl.Expr) -> None:
-    messages = event_messages(columns, unit)
+def _first_row(
+    files: Sequence[Path], columns: EventColumns, is_meant: pl.Expr
+) -> tuple[str, dict[str, Any], pl.DataFrame] | None:
+    """Place, values and table of the first row that is meant, or None."""
     for path in files:
-        flagged = _scan([path], columns.names).with_row_index(LINE, offset=1).with_columns(problem)
-        flagged = flagged.filter(pl.col(PROBLEM) > 0).collect(engine="streaming")
-        if flagged.height:
-            row = flagged.row(0, named=True)
-            what, column = messages[row[PROBLEM]]
-            shown = "" if column is None else f" {row[column]!r}"
-            same = flagged.filter(pl.col(PROBLEM) == row[PROBLEM]).height
-            raise DataError(
-                what + shown,
-                where=f"{path}: row {row[LINE]}",
-                found=f"{same} such rows" if same > 1 else None,
-                fix="mend the table, or set skip_bad_lines=true to leave such rows out",
-            )
+        rows = _scan([path], columns.names).with_row_index(LINE, offset=1).filter(is_meant).head(1)
+        frame = rows.collect(engine="streaming")
+        if frame.height:
+            row = frame.row(0, named=True)
+            return f"{path}: row {row[LINE]}", row, frame
+    return None
 
 
 def _fixes(columns: EventColumns) -> dict[str, str]:
@@ -237,11 +326,18 @@ def _null_note(columns: EventColumns, count: int) -> tuple[str, ...]:
 
 
 def _read_text(
-    files: Sequence[Path], kind: str, columns: EventColumns, unit: str, skip_bad_lines: bool
-) -> tuple[pl.LazyFrame, int, tuple[str, ...]]:
-    read: Callable[[BadLines, EventColumns, bool], CsvTable] = _csv_events if kind == "csv" else _jsonl_events
+    files: Sequence[Path],
+    kind: str,
+    columns: EventColumns,
+    unit: str,
+    skip_bad_lines: bool,
+    separator: str | None,
+) -> RawData:
+    def read(bad: BadLines, exact: bool) -> CsvTable:
+        return _csv_events(bad, columns, exact, separator) if kind == "csv" else _jsonl_events(bad, columns)
+
     accounts = [BadLines(path, skip_bad_lines) for path in files]
-    tables = [read(bad, columns, False) for bad in accounts]
+    tables = [read(bad, False) for bad in accounts]
     notes: tuple[str, ...] = ()
     chosen: str | None = None
     if columns.timestamp is not None and any(table.frame.height for table in tables):
@@ -250,23 +346,39 @@ def _read_text(
         notes = (note,)
     parts: list[pl.DataFrame] = []
     for bad, table in zip(accounts, tables, strict=True):
-        reread = None if table.is_exact else lambda bad=bad: read(bad, columns, True).frame
+        reread = None if table.is_exact else lambda bad=bad: read(bad, True).frame
         parts.append(checked_events(table.frame, columns, chosen, bad=bad, reread=reread))
+        require_good_share(parts[-1].height, bad.count, bad.first, where=bad.path)
     events = pl.concat(parts)
-    require_rows(events, files[0], accounts[0])
+    require_rows(events.height, accounts[0])
     missing = events["timestamp"].null_count() if chosen is not None else 0
-    notes = (*notes, *_null_note(columns, missing), *(note for bad in accounts for note in bad.notes))
-    return events.lazy(), sum(bad.count for bad in accounts), notes
+    return RawData(
+        events.lazy(),
+        files=tuple(files),
+        num_bad_lines=sum(bad.count for bad in accounts),
+        notes=(*notes, *_null_note(columns, missing), *(note for bad in accounts for note in bad.notes)),
+        first_untimed=_first_untimed(files, tables, columns) if missing else None,
+    )
 
 
-def _csv_events(bad: BadLines, columns: EventColumns, exact: bool) -> CsvTable:
-    header = csv_header(bad.path)
+def _first_untimed(files: Sequence[Path], tables: Sequence[CsvTable], columns: EventColumns) -> str:
+    """Where the first row without a time stands; only where line numbers are true, which they are for empty cells."""
+    for path, table in zip(files, tables, strict=True):
+        lines = table.frame.filter(is_untimed(table.frame.schema, columns))[LINE]
+        if len(lines):
+            return f"{path}:{lines[0]}" if table.is_exact else str(path)
+    raise AssertionError("no row without a time")
+
+
+def _csv_events(bad: BadLines, columns: EventColumns, exact: bool, separator: str | None) -> CsvTable:
+    header = csv_header(bad.path, separator)
+    other = separator_fix(header, csv_separator(bad.path, separator))
     for name in columns.names:
-        missing_columns(header, [name], where=bad.path, fix=_fixes(columns).get(name))
-    return read_csv(bad.path, columns.names, bad=bad, exact=exact)
+        missing_columns(header, [name], where=bad.path, fix=other or _fixes(columns).get(name))
+    return read_csv(bad.path, columns.names, bad=bad, exact=exact, separator=separator)
 
 
-def _jsonl_events(bad: BadLines, columns: EventColumns, _: bool) -> CsvTable:
+def _jsonl_events(bad: BadLines, columns: EventColumns) -> CsvTable:
     """Every field as text, so that numbers and texts are read by the same rules as in a CSV."""
     ids = (columns.user, columns.item)
     optional = [name for name in columns.names if name not in ids]
@@ -291,28 +403,30 @@ def _read_items(files: Sequence[Path], kind: str, item_column: str, columns: Tab
     wanted = {"item_id": columns.get("item_id_column") or item_column, **{k: v for k, v in named.items() if v}}
     free = [name for name, column in named.items() if column is None]
     read = {"parquet": _parquet_items, "csv": _csv_items, "jsonl": _jsonl_items}[kind]
-    parts = [read(path, wanted, free, columns.get("categories_separator", "|")) for path in files]
+    texts = Separators(columns.get("categories_separator", "|"), columns.get("separator"))
+    parts = [read(path, wanted, free, texts) for path in files]
     table = pl.concat(parts)
     if table.height == 0:
         raise DataError("the table has no items", where=files[0])
     return table
 
 
-def _parquet_items(path: Path, wanted: dict[str, str], free: Sequence[str], separator: str) -> pl.DataFrame:
+def _parquet_items(path: Path, wanted: dict[str, str], free: Sequence[str], separators: Separators) -> pl.DataFrame:
     schema = _parquet_schemas([path], list(wanted.values()), {})
     check_id_type(schema[wanted["item_id"]], wanted["item_id"], where=path)
     source = {**{name: name for name in free if name in schema}, **wanted}
     frame = _scan([path], list(dict.fromkeys(source.values()))).collect()
-    return _typed_items(frame.with_row_index(LINE, offset=1), source, separator, where=f"{path}: row")
+    return _typed_items(frame.with_row_index(LINE, offset=1), source, separators.categories, where=f"{path}: row")
 
 
-def _csv_items(path: Path, wanted: dict[str, str], free: Sequence[str], separator: str) -> pl.DataFrame:
-    header = csv_header(path)
-    missing_columns(header, wanted.values(), where=path)
+def _csv_items(path: Path, wanted: dict[str, str], free: Sequence[str], separators: Separators) -> pl.DataFrame:
+    separator = csv_separator(path, separators.cells)
+    header = csv_header(path, separator)
+    missing_columns(header, wanted.values(), where=path, fix=separator_fix(header, separator))
     source = {**{name: name for name in free if name in header}, **wanted}
     names = list(dict.fromkeys(source.values()))
-    frame = read_csv(path, names, bad=BadLines(path), exact=True).frame
-    return _typed_items(frame, source, separator, where=f"{path}: line")
+    frame = read_csv(path, names, bad=BadLines(path), exact=True, separator=separator).frame
+    return _typed_items(frame, source, separators.categories, where=f"{path}: line")
 
 
 def _typed_items(frame: pl.DataFrame, source: dict[str, str], separator: str, *, where: str) -> pl.DataFrame:
@@ -331,7 +445,7 @@ def _typed_items(frame: pl.DataFrame, source: dict[str, str], separator: str, *,
     if empty.height:
         found = f"{empty.height} such rows" if empty.height > 1 else None
         raise DataError(f"column {source['item_id']!r} is empty", where=f"{where} {empty[LINE][0]}", found=found)
-    return table.drop(LINE)
+    return clean_items(table)
 
 
 def _text(name: str, dtype: Any, where: str) -> pl.Expr:
@@ -348,11 +462,10 @@ def _categories(name: str, dtype: Any, separator: str, where: str) -> pl.Expr:
         where = where.split(": ")[0]
         raise DataError(f"column {name!r} holds no categories", where=where, expected=expected, found=dtype)
     parts = pl.col(name).str.split(separator) if dtype == pl.String else pl.col(name)
-    kept = parts.list.eval(pl.element().str.strip_chars()).list.eval(pl.element().filter(pl.element() != ""))
-    return pl.when(kept.list.len() > 0).then(kept)
+    return parts
 
 
-def _jsonl_items(path: Path, wanted: dict[str, str], free: Sequence[str], separator: str) -> pl.DataFrame:
+def _jsonl_items(path: Path, wanted: dict[str, str], free: Sequence[str], separators: Separators) -> pl.DataFrame:
     source = {**{name: name for name in free}, **wanted}
     bad = BadLines(path)
     rows = []
@@ -360,7 +473,7 @@ def _jsonl_items(path: Path, wanted: dict[str, str], free: Sequence[str], separa
         missing_columns(record, wanted.values(), where=f"{path}:{line}")
         value = {name: record.get(source[name]) for name in RAW_ITEMS}
         if isinstance(value["categories"], str):
-            value["categories"] = value["categories"].split(separator)
+            value["categories"] = value["categories"].split(separators.categories)
         try:
             texts = {name: text_of(value[name], source[name]) for name in ("title", "brand", "description")}
             categories = texts_of(value["categories"], source["categories"])

@@ -1,7 +1,8 @@
 """Item descriptions as the release files hold them -> plain text in the columns of `RAW_ITEMS`.
 
 Web pages leave entities and mark-up in titles and descriptions; both are undone, since they are noise to every text
-encoder. Knows nothing of files.
+encoder. Every source cleans its texts here, once, so that a text does not depend on the format it came in. Knows
+nothing of files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--.*?-->", re.DOTALL)
 
 
 def clean_text(value: str) -> str | None:
-    """`value` without entities, tags, scripts and runs of white space; None if nothing is left.
+    """`value` without entities (undone once), tags, scripts and runs of white space; None if nothing is left.
 
     >>> clean_text("Salt &amp; <b>Pepper</b><br/> 5 < 6")
     'Salt & Pepper 5 < 6'
@@ -61,6 +62,15 @@ def _strings(value: Any, field: str) -> Iterator[str]:
             yield from _strings(entry, field)
     else:
         raise BadRecord(f"field {field!r} is neither text nor a list of texts", found=type(value).__name__)
+
+
+def clean_items(table: pl.DataFrame) -> pl.DataFrame:
+    """A table of `RAW_ITEMS` whose texts are as a file holds them, cleaned."""
+    rows = table.select(list(RAW_ITEMS)).iter_rows()
+    return items_frame(
+        (item, text_of(title, "title"), text_of(brand, "brand"), texts_of(words, "categories"), text_of(more, "text"))
+        for item, title, brand, words, more in rows
+    )
 
 
 def items_frame(rows: Iterable[Sequence[Any]]) -> pl.DataFrame:

@@ -17,7 +17,7 @@ MS_PER_UNIT = {"s": 1000, "ms": 1}
 EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999  # the years 1 to 9999
 # March 1973 to 2286 in either unit; the two ranges cannot be mistaken for each other.
 PLAUSIBLE = {"s": (1e8, 1e10), "ms": (1e11, 1e13)}
-_UNIT_FIX = "set timestamp_unit to s, ms or iso"
+_UNIT_FIX = "set source.timestamp_unit=s (or ms, or iso)"
 
 
 def is_in_range(ms: pl.Expr) -> pl.Expr:
@@ -45,7 +45,7 @@ def choose_unit(values: pl.LazyFrame, column: str, unit: str, *, where: object) 
         DataError: the unit does not fit the type, or ``auto`` cannot tell.
     """
     if unit not in UNITS:
-        raise ConfigError(f"unknown timestamp_unit {unit!r}", expected=f"one of {', '.join(UNITS)}")
+        raise ConfigError(f"unknown source.timestamp_unit {unit!r}", expected=f"one of {', '.join(UNITS)}")
     dtype = values.collect_schema()[column]
     where = f"{where}: column {column!r}"
     if isinstance(dtype, pl.Datetime | pl.Date):
@@ -53,7 +53,7 @@ def choose_unit(values: pl.LazyFrame, column: str, unit: str, *, where: object) 
     if not (dtype.is_numeric() or dtype == pl.String):
         raise DataError("the column holds no times", where=where, expected="dates, numbers or texts", found=dtype)
     if unit == "iso" and dtype != pl.String:
-        raise DataError("timestamp_unit=iso needs texts", where=where, found=dtype)
+        raise DataError("source.timestamp_unit=iso needs texts", where=where, found=dtype)
     if unit != "auto":
         return unit, f"column {column!r} is read in unit {unit}, as set"
     return _guess_unit(values, column, dtype, where)
@@ -61,7 +61,8 @@ def choose_unit(values: pl.LazyFrame, column: str, unit: str, *, where: object) 
 
 def _date_unit(dtype: Any, unit: str, column: str, where: object) -> tuple[str, str]:
     if unit in MS_PER_UNIT:
-        raise DataError(f"timestamp_unit={unit} does not fit a column of dates", where=where, fix="leave it at auto")
+        what = f"source.timestamp_unit={unit} does not fit a column of dates"
+        raise DataError(what, where=where, fix="set source.timestamp_unit=auto")
     zone = getattr(dtype, "time_zone", None)
     return "date", f"column {column!r} holds dates" + ("" if zone else ", taken as UTC")
 
@@ -76,7 +77,11 @@ def _guess_unit(values: pl.LazyFrame, column: str, dtype: pl.DataType, where: ob
         if num_iso > row["numbers"]:
             return "iso", f"column {column!r} is read as ISO dates (auto)"
     if row["numbers"] == 0:
-        raise DataError("the column holds no time that can be read", where=where, fix=_UNIT_FIX + ", or name another")
+        raise DataError(
+            "the column holds no time that can be read",
+            where=where,
+            fix=_UNIT_FIX + ", or name another column in source.timestamp_column=...",
+        )
     for unit, (least, most) in PLAUSIBLE.items():
         if least <= row["low"] and row["high"] < most:
             return unit, f"column {column!r} is read in unit {unit} (auto: {row['low']:.0f} to {row['high']:.0f})"

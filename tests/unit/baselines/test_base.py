@@ -8,7 +8,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.baselines.base import BackoffScores, count_items, recommend
+from genrec.baselines.base import count_items, recommend
+from genrec.baselines.scores import BackoffScores
 from genrec.data.sequences import Ragged
 from genrec.errors import ConfigError, DataError
 from oracles import ranking_oracle
@@ -76,5 +77,5 @@ def test_counting_checks_the_range():
         DataError, match=r"history 1: item outside the catalogue \(expected item_index 0 to 3, found 4\)"
     ):
         count_items(Ragged.from_lists([[0], [1, 4]]), 4)
-    with pytest.raises(ConfigError, match="found 3"):
+    with pytest.raises(ConfigError, match=r"k from 1 to 2 \(the items\), found 3\); set k=2"):
         recommend(Table(np.zeros((2, 2)), "dense"), Ragged.from_lists([[0]]), 3, exclude_seen=False)

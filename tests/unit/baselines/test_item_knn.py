@@ -81,5 +81,5 @@ def test_an_item_without_company_is_not_recommended():
     ],
 )
 def test_values_out_of_range_are_refused(name, value):
-    with pytest.raises(ConfigError, match=f"item-kNN: wrong {name}"):
+    with pytest.raises(ConfigError, match=f"key 'item_knn.{name}': item-kNN: wrong {name}"):
         DirectedItemKnn(**{name: value})

@@ -52,15 +52,18 @@ def test_a_half_life_halves(rows, half_life):
 
 
 def test_data_without_a_clock_have_no_recent_popularity():
-    with pytest.raises(DataError, match="no timestamps, which recent popularity needs; leave this model out"):
+    with pytest.raises(
+        DataError, match="no timestamps, which recent popularity needs; leave recent_popularity out of models"
+    ):
         RecentPopularity().fit(Ragged.from_lists([[0]]), num_items=1)
     with pytest.raises(DataError, match="not parallel"):
         RecentPopularity().fit(Ragged.from_lists([[0]]), num_items=1, timestamps=Ragged.from_lists([[1, 2]]))
 
 
 def test_settings_are_checked():
-    for wrong in ({"window_days": None}, {"half_life_days": 1.0}):
-        with pytest.raises(ConfigError, match="exactly one of window_days and half_life_days"):
+    for wrong, value in (({"window_days": None}, "30"), ({"half_life_days": 1.0}, "null")):
+        remedy = f"exactly one of window_days and half_life_days.*; set recent_popularity.window_days={value}$"
+        with pytest.raises(ConfigError, match=remedy):
             RecentPopularity(**wrong)
     with pytest.raises(ConfigError, match="wrong window_days"):
         RecentPopularity(window_days=-1)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.config import schema
+from genrec.config import schema, sources, training
 from genrec.config.load import describe, load_config, to_plain, to_yaml
 from genrec.errors import ConfigError
 
 ROOTS = [
     value
-    for name, value in vars(schema).items()
+    for name, value in {**vars(schema), **vars(training)}.items()
     if name.endswith("Config") and dataclasses.is_dataclass(value) and isinstance(value, type)
 ]
 PREPARE = ["source=letter", "source.interactions=a.json", "output=out"]
@@ -49,9 +49,9 @@ def test_defaults_files_and_dotlist_win_in_this_order(tmp_path: Path) -> None:
 def test_a_section_that_changes_its_name_starts_anew(tmp_path: Path) -> None:
     path = write(tmp_path, "source: {name: letter, interactions: a, codes: c}\noutput: o\n")
     config = load_config(schema.PrepareConfig, [path], ["source=table", "source.interactions=z.csv"])
-    assert config.source == schema.TableSource(interactions="z.csv")
+    assert config.source == sources.TableSource(interactions="z.csv")
     kept = load_config(schema.PrepareConfig, [path], ["source.name=letter", "source.items=i"])
-    assert kept.source == schema.LetterSource(interactions="a", codes="c", items="i")
+    assert kept.source == sources.LetterSource(interactions="a", codes="c", items="i")
 
 
 def test_a_variant_without_its_name_is_that_of_the_default() -> None:
@@ -61,7 +61,7 @@ def test_a_variant_without_its_name_is_that_of_the_default() -> None:
 
 def test_a_part_of_a_default_section_keeps_the_rest() -> None:
     config = load_config(schema.QuickstartConfig, [], ["source.num_users=50"])
-    assert config.source == schema.SyntheticSource(num_users=50)
+    assert config.source == sources.SyntheticSource(num_users=50)
 
 
 def test_named_parts() -> None:
@@ -78,10 +78,13 @@ def test_named_parts() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["12", "1e3", "0012", "true", "null_user", "a b", "'12'", "2024-01-01", "a=b"])
+TEXTS = ["12", "1e3", "0012", "true", "null", "a b", "'12'", '"q"', " lead", "2024-01-01", "a=b", "*.parquet", "|", ","]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "@x", "%p", "!t", "a: b", "{x}", "[1", "${HOME}", "&a"])
 def test_text_on_the_command_line_stays_as_typed(text: str) -> None:
     config = load_config(schema.InspectUserConfig, [], ["dataset=d", f"user={text}"])
-    assert config.user == text.strip("'")
+    assert config.user == text
 
 
 def test_unknown_key_names_file_nearest_and_accepted(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_all_missing_values_are_reported_together() -> None:
         (schema.PrepareConfig, "overwrite", "cannot read 'overwrite' (expected key=value)"),
         (schema.PrepareConfig, "=3", "cannot read '=3' (expected key=value)"),
         (schema.PrepareConfig, "expect.users=[1", "cannot read the value of 'expect.users'"),
-        (schema.PrepareConfig, "raw_dir=${nowhere}", "cannot read the value of 'raw_dir'"),
+        (schema.PrepareConfig, "filter.min_rating=${nowhere}", "cannot read the value of 'filter.min_rating'"),
     ],
 )
 def test_wrong_values(root: type, item: str, expected: str) -> None:
@@ -146,6 +149,26 @@ def test_malformed_files_are_named_with_their_line(tmp_path: Path, text: str, ex
     found = message(schema.PrepareConfig, files=[path])
     assert str(path) in found
     assert expected in found
+
+
+def test_a_file_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes("output: Gerät\n".encode("latin-1"))
+    assert "not UTF-8" in message(schema.PrepareConfig, files=[path])
+
+
+def test_optional_text_and_whole_sections_on_the_command_line() -> None:
+    config = load_config(
+        schema.PrepareConfig, [], [*PREPARE, "card=null", "expect={users: 1, items: 2, interactions: 3}"]
+    )
+    assert config.card is None
+    assert config.expect == schema.ExpectSection(users=1, items=2, interactions=3)
+    assert load_config(schema.PrepareConfig, [], [*PREPARE, "raw_dir=~/x"]).raw_dir == Path.home() / "x"
+
+
+def test_ranges_are_part_of_the_help() -> None:
+    line = next(line for line in describe(schema.EvaluateConfig) if line.key == "confidence")
+    assert line.type == "number, at least 0.5 and at most 0.999"
 
 
 def test_an_absent_file_is_an_error(tmp_path: Path) -> None:

@@ -151,7 +151,10 @@ def test_without_a_clock_nothing_is_said_about_time():
     assert found["ties"] is None
     assert found["duplicates"]["exact"] is None
     assert found["leaks"]["target_before_latest_training"] is None
+    assert found["counts"]["without_timestamp"] == 1
     assert ("timestamps", "incomplete") in [row[:2] for row in audit_rows(found)]
+    found = audit(*tables([(0, 1, None, 0), (0, 2, None, 1), (0, 3, None, 2)], num_items=4))
+    assert ("timestamps", "none") in [row[:2] for row in audit_rows(found)]
 
 
 def test_text_coverage():

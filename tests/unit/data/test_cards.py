@@ -10,7 +10,7 @@ import yaml
 
 from genrec.data.cards import Counts, card_folders, find_card, list_cards, load_card
 from genrec.data.download import RemoteFile
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, StorageError
 
 PROJECT = Path(__file__).resolve().parents[3]
 SHIPPED = sorted((PROJECT / "data" / "cards").glob("*.yaml"))
@@ -61,7 +61,9 @@ def write(folder: Path, content: object, name: str = "x") -> Path:
 def test_a_small_card(tmp_path: Path) -> None:
     card = load_card(write(tmp_path, GOOD))
     assert (card.raw, card.prepared, card.notes) == (Counts(), Counts(), "")
-    assert card.files == (RemoteFile("a", url=None, sha256=None, size=None, unpack=False),)
+    assert card.files == (
+        RemoteFile("a", url=None, sha256=None, size=None, unpack=False, homepage="https://example.org"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,8 @@ def test_an_unknown_card_suggests_the_nearest() -> None:
         find_card("ml1m")
     with pytest.raises(ConfigError, match="no dataset card"):
         find_card("../cards/ml-1m")
+    with pytest.raises(StorageError, match="cannot read"):
+        find_card("a" * 300)
 
 
 def test_the_working_folder_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

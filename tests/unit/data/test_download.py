@@ -210,6 +210,7 @@ def test_passing_errors_are_tried_again_and_others_are_not(server: Server, tmp_p
     with pytest.raises(StorageError, match=r"http://.*a\.bin answers 404 Not Found; get it by hand from .* into .*b"):
         download([remote(server)], tmp_path / "b", patience=QUICK)
     assert len(server.requests) == 4
+    assert not (tmp_path / "b").exists()
     server.statuses = [503] * 9
     with pytest.raises(StorageError, match="failed 3 times: 503"):
         download([remote(server)], tmp_path / "c", patience=QUICK)
@@ -239,13 +240,16 @@ def test_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(
             StorageError, match=rf"cannot reach {url}: .*check the network, or get it by hand from {url}"
         ):
-            download([RemoteFile("a.bin", url)], tmp_path, patience=Patience())
+            download([RemoteFile("a.bin", url)], tmp_path / "raw" / "card", patience=Patience())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_addresses_and_names_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="has no address to download from; get it by hand from its authors into"):
         download([RemoteFile("a.bin")], tmp_path)
+    by_hand = r"get it by hand from its authors \(see https://example\.org\) into"
+    with pytest.raises(StorageError, match=by_hand):
+        download([RemoteFile("a.bin", homepage="https://example.org")], tmp_path)
     with pytest.raises(StorageError, match="only http and https"):
         download([RemoteFile("a.bin", "file:///etc/hostname")], tmp_path)
     for name in ("", "..", "a/b", "/etc/x"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from genrec.data.filters import FilterPolicy
-from genrec.data.item_table import TextPolicy, assemble_text, clean_text
+from genrec.data.item_table import TextPolicy, assemble_text
 from genrec.data.prepare import prepare
 from genrec.data.schema import RAW_ITEMS, RawData
 from genrec.errors import DataError
@@ -28,14 +29,14 @@ def items_frame(*rows: dict) -> pl.DataFrame:
 
 def test_items_are_joined_counted_and_described():
     described = items_frame(
-        {"item_id": "b", "title": "Tom &amp;  Jerry.", "brand": " ", "categories": ["Film", None, " Comic "]},
+        {"item_id": "b", "title": "Tom &amp; Jerry.", "brand": " ", "categories": ["Film", None, " Comic "]},
         {"item_id": "zz", "title": "not in the interactions"},
-        {"item_id": "a", "description": "&lt;b&gt;\n old"},
-        {"item_id": "b", "title": "Tom &amp;  Jerry.", "brand": " ", "categories": ["Film", None, " Comic "]},
+        {"item_id": "a", "description": "old"},
+        {"item_id": "b", "title": "Tom &amp; Jerry.", "brand": " ", "categories": ["Film", None, " Comic "]},
     )
     made = prepare(raw(LINE, items=described), filters=OFF)
-    assert made.items["text"].to_list() == ["<b> old", "Tom & Jerry. Film, Comic", "", "", ""]
-    assert made.items["title"].to_list() == [None, "Tom &amp;  Jerry.", None, None, None]
+    assert made.items["text"].to_list() == ["old", "Tom &amp; Jerry. Film, Comic", "", "", ""]
+    assert made.items["title"].to_list() == [None, "Tom &amp; Jerry.", None, None, None]
     counted = {name: made.facts[name] for name in made.facts if "description" in name}
     assert counted == {"descriptions_repeated": 1, "descriptions_unused": 1, "items_without_description": 3}
 
@@ -52,6 +53,15 @@ def test_differing_descriptions_are_refused_unless_the_first_wins():
     assert prepare(raw(LINE, items=unused), filters=OFF).facts["descriptions_unused"] == 2
 
 
+def test_errors_blame_the_file_of_the_items():
+    described = items_frame({"item_id": "b", "title": "one"}, {"item_id": "b", "title": "two"})
+    files = {"files": (Path("events.csv"),), "items_file": Path("items.csv"), "codes_file": Path("codes.json")}
+    with pytest.raises(DataError, match=r"^items\.csv: 1 item ids have rows that differ"):
+        prepare(raw(LINE, items=described, **files), filters=OFF)
+    with pytest.raises(DataError, match=r"^codes\.json: 4 of 5 items have no codes"):
+        prepare(raw(LINE, item_codes=codes_frame(("a", [1])), **files), filters=OFF)
+
+
 def test_items_table_needs_its_columns():
     with pytest.raises(DataError, match="missing column 'brand'"):
         prepare(raw(LINE, items=items_frame({"item_id": "a"}).drop("brand")), filters=OFF)
@@ -62,13 +72,6 @@ def test_text_fields_choose_and_order():
     assert assemble_text(items).to_list() == ["T. B. x, y. D."]
     assert assemble_text(items, ("description", "title")).to_list() == ["D. T"]
     assert assemble_text(items, ()).to_list() == [""]
-
-
-def test_clean_text_leaves_its_argument_alone():
-    text = pl.Series(["a &amp;amp; b", None, "\t", "c\u00a0 d"])
-    before = text.to_list()
-    assert clean_text(text).to_list() == ["a &amp; b", None, None, "c d"]
-    assert text.to_list() == before
 
 
 def codes_frame(*rows: tuple[str, Sequence[int | None]]) -> pl.DataFrame:

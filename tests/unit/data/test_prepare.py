@@ -238,9 +238,11 @@ def test_bad_columns_are_named(change, message):
 def test_missing_columns_are_named():
     with pytest.raises(DataError, match=r"missing column 'item_id' \(found columns user_id"):
         prepare(RawData(frame(LINE).lazy().drop("item_id")))
-    with pytest.raises(DataError, match=r"filter\.min_rating needs a column 'rating'"):
+    with pytest.raises(
+        DataError, match=r"filter\.min_rating needs a column 'rating'.*set source\.rating_column=\.\.\."
+    ):
         prepare(RawData(frame(LINE).lazy().drop("rating")), filters=FilterPolicy(min_rating=3))
-    with pytest.raises(DataError, match=r"split\.name=provided needs a column 'split'"):
+    with pytest.raises(DataError, match=r"split=provided needs a column 'split'.*set source\.split_column=\.\.\."):
         prepare(RawData(frame(LINE).lazy().drop("split")), split=SplitPolicy("provided"))
     with pytest.raises(DataError, match="there are no interactions"):
         prepare(raw([]))
@@ -300,6 +302,15 @@ def test_missing_timestamps_are_counted_and_file_order_takes_them():
     rows = [*LINE[:2], Row("u", "x", None), *LINE[2:]]
     with pytest.raises(DataError, match=r"order\.by=timestamp needs .*found 1 of 6 rows without\); set order\.by=file"):
         prepare(raw(rows), filters=OFF)
+    place = {"first_untimed": "t.csv:4", "files": (Path("t.csv"),)}
+    offer = r"found 1 of 6 rows without, the first is t\.csv:4\); set source\.skip_bad_lines=true to leave.*, or set "
+    with pytest.raises(DataError, match=offer + r"order\.by=file"):
+        prepare(raw(rows, **place), filters=OFF)
+    with pytest.raises(DataError, match=offer + r"split=leave_one_out order\.by=file"):
+        prepare(raw(rows, **place), filters=OFF, split=SplitPolicy("temporal"))
+    many = [Row("u", f"i{n}", None if n < 9 else n) for n in range(40)]  # more than may be left out
+    with pytest.raises(DataError, match=r"9 of 40 rows without, the first is t\.csv:4\); set order\.by=file"):
+        prepare(raw(many, **place), filters=OFF)
     made = prepare(raw(rows), filters=OFF, order=FILE)
     assert [e.item for e in events(made)] == list("abxcde")
     assert made.facts["rows_without_timestamp"] == 1
@@ -354,7 +365,7 @@ def test_explicit_cuts():
 def test_temporal_needs_a_clock():
     timeless = RawData(frame(LINE).lazy().drop("timestamp"))
     for order in (FILE, OrderPolicy()):
-        with pytest.raises(DataError, match=r"split\.name=temporal needs a timestamp") as caught:
+        with pytest.raises(DataError, match=r"split=temporal needs a timestamp") as caught:
             prepare(timeless, filters=OFF, order=order, split=SplitPolicy("temporal"))
         assert caught.value.exit_code == 3
 
@@ -369,17 +380,15 @@ def test_temporal_refuses_a_file_order_against_time():
 
 def test_temporal_cuts_on_one_timestamp_leave_a_part_empty():
     rows = [Row("u", item, 1000 * (item != "a")) for item in "abcdefgh"]
-    with pytest.raises(
-        DataError, match=r"split\.name=temporal leaves validation empty .*move the cuts \(now 1 s and 1 s"
-    ):
+    with pytest.raises(DataError, match=r"split=temporal leaves validation empty .*move the cuts \(now 1 s and 1 s"):
         prepare(raw(rows), filters=OFF, split=SplitPolicy("temporal"))
 
 
 def test_too_short_users_leave_nothing_to_evaluate():
-    with pytest.raises(
-        DataError, match=r"leaves validation and test empty \(found read: 2 .*needs users with 3 events"
-    ):
+    with pytest.raises(DataError, match=r"empty \(found read: 2 .*\); leave-one-out needs users with 3 events"):
         prepare(raw(LINE[:2]), filters=OFF)
+    with pytest.raises(DataError, match=r"; lower filter\.min_user_interactions: leave-one-out needs users"):
+        prepare(raw(LINE[:2]), filters=FilterPolicy(2, 1))
 
 
 def test_provided_split_orders_ties_and_counts_training_after_evaluation():

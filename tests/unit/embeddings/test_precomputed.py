@@ -51,6 +51,13 @@ def test_npy_with_ids_a_line(tmp_path: Path, ending: str, caplog: pytest.LogCapt
     assert "2 of 6 rows belong to no item" in caplog.text
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path: Path) -> None:
+    path = save(tmp_path / "v.npy", VECTORS)
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join(FILE_IDS), encoding="utf-8-sig")
+    assert np.array_equal(read_precomputed(path, ITEMS, ids=ids).vectors, VECTORS[ROWS])
+
+
 def test_npy_with_ids_npy(tmp_path: Path) -> None:
     path = save(tmp_path / "v.npy", VECTORS)
     ids = save(tmp_path / "ids.npy", np.array(FILE_IDS))
@@ -93,7 +100,10 @@ def test_parquet_with_integer_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (VECTORS[:3], r"one row an item of the dataset \(expected 4 rows, found 3\); give the file's item ids"),
+        (
+            VECTORS[:3],
+            r"one row an item of the dataset \(expected 4 rows, found 3\); set embedding.ids=... to the file",
+        ),
         (VECTORS, r"expected 4 rows, found 6"),
         (VECTORS[0], r"wrong shape \(expected \[items, width\], found \[3\]\)"),
         (VECTORS[:4, :, None], r"found \[4, 3, 1\]"),

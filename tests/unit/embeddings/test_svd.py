@@ -56,10 +56,10 @@ def test_never_fewer_dimensions() -> None:
     rank_three = sparse.csr_array(rng.standard_normal((40, 3)) @ rng.standard_normal((3, 30)))
     assert truncated_svd(rank_three, 3, seed=0, where="m")[1].shape == (3,)
     for dimensions in (5, 25):
-        message = rf"m: too little .*\(expected {dimensions}, found rank 3\); set dimensions to 3 or fewer"
+        message = rf"m: too little .*\(expected {dimensions}, found rank 3\); set embedding.dimensions=3 or fewer"
         with pytest.raises(DataError, match=message):
             truncated_svd(rank_three, dimensions, seed=0, where="m")
-    with pytest.raises(DataError, match=r"found 40 non-empty rows and 30 columns\); set dimensions to 30"):
+    with pytest.raises(DataError, match=r"found 40 non-empty rows and 30 columns\); set embedding.dimensions=30"):
         truncated_svd(rank_three, 31, seed=0, where="m")
     with pytest.raises(DataError, match="found 0 non-empty rows and 0 columns"):
         truncated_svd(sparse.csr_array((4, 4)), 1, seed=0, where="m")

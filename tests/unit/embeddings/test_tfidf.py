@@ -102,10 +102,12 @@ def test_empty_texts_are_zero_rows_and_counted(caplog: pytest.LogCaptureFixture)
 def test_too_small_for_the_dimensions() -> None:
     _, texts = planted_texts(100)
     with pytest.raises(
-        DataError, match=r"TF-IDF of the item texts: .*expected 128, .*; set dimensions to 100 or fewer"
+        DataError, match=r"TF-IDF of the item texts: .*expected 128, .*; set embedding.dimensions=100 or fewer"
     ):
         embed_tfidf(texts)
-    with pytest.raises(DataError, match=r"expected 4, found 100 non-empty rows and 2 columns\); set dimensions to 2"):
+    with pytest.raises(
+        DataError, match=r"expected 4, found 100 non-empty rows and 2 columns\); set embedding.dimensions=2"
+    ):
         embed_tfidf(["red", "blue"] * 50, dimensions=4)
     with pytest.raises(DataError, match="expected 3, found rank 2"):
         embed_tfidf(["red pen", "blue ink"] * 50, dimensions=3, max_ngram=1)
@@ -113,7 +115,10 @@ def test_too_small_for_the_dimensions() -> None:
 
 def test_no_vocabulary() -> None:
     for texts in ([""] * 5, ["one", "two", "three"], ["a b c"] * 4, ["one"]):
-        with pytest.raises(DataError, match=r"no term is left of the item texts.*lower min_document_frequency"):
+        with pytest.raises(
+            DataError,
+            match=r"no term is left of the item texts.*set embedding.min_document_frequency=1, or embedding=cooc",
+        ):
             embed_tfidf(texts, dimensions=1)
 
 

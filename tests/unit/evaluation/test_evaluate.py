@@ -20,10 +20,11 @@ from genrec.evaluation.evaluate import (
     load_evaluation,
     rank_cases,
     save_evaluation,
+    score_metrics,
     score_model,
 )
 from genrec.evaluation.metrics import ranks
-from genrec.evaluation.summary import SummaryOptions, report_rows, summarise
+from genrec.evaluation.summary import SummaryOptions, check_protocol, report_rows, summarise
 from oracles import ranking_oracle
 
 TRAIN_COUNTS = np.array([5, 3, 3, 1, 0, 2])
@@ -114,7 +115,7 @@ def test_the_report_counts_what_is_special():
         reference="last",
     ).report
     assert report["models"] == ["last", "only"]
-    assert report["num_cases"] == 6
+    assert report["num_cases"] == report["num_users"] == 6
     assert report["num_empty_history"] == 1
     assert report["num_target_unseen_in_train"] == 2
     assert report["num_target_outside_catalogue"] == 1
@@ -222,13 +223,82 @@ def test_score_model_is_the_mean_of_the_report():
         assert value == np.mean(rank < 2)
 
 
+def test_several_metrics_come_from_one_ranking():
+    class Counting(Last):
+        calls = 0
+
+        def scores(self, histories: Ragged) -> np.ndarray:
+            self.calls += 1
+            return super().scores(histories)
+
+    model, cases = Counting(), make_cases(PAIRS)
+    options = {"train_counts": TRAIN_COUNTS, "exclude_seen": True, "tie_rule": "mid"}
+    names = ("ndcg@2", "recall@5", "mrr@1")
+    values = score_metrics(model, cases, metrics=names, **options)
+    assert model.calls == 1
+    assert tuple(values) == names
+    assert values == {name: score_model(Last(), cases, metric=name, **options) for name in names}
+    with pytest.raises(ConfigError, match="cut-off 7 is above"):
+        score_metrics(model, cases, train_counts=TRAIN_COUNTS, metrics=("recall@1", "recall@7"))
+    with pytest.raises(ConfigError, match="unknown tie rule"):
+        score_metrics(model, cases, train_counts=TRAIN_COUNTS, metrics=names, tie_rule="kind")
+    assert model.calls == 1  # refused before the work
+
+
+def test_users_with_many_cases_are_one_unit_of_the_report():
+    """Thirty copies of every case: the same means, intervals, tests and errors as without them."""
+    evaluation = random_evaluation(num_cases=60)
+    options = SummaryOptions(cutoffs=(1, 3), num_resamples=100, num_permutations=300, reference="last")
+    once = summarise(evaluation.cases, num_items=NUM_ITEMS, **options)
+    copies = evaluation.cases.select(pl.all().repeat_by(30).explode())
+    report = summarise(copies, num_items=NUM_ITEMS, **options)
+    assert (report["num_users"], report["num_cases"]) == (60, 1800)
+    assert "over users" in report["protocol"]["intervals"]
+    for kind in ("rows", "slices", "comparisons"):
+        for many, few in zip(report[kind], once[kind], strict=True):
+            assert numbers(many, but="num_cases") == pytest.approx(numbers(few, but="num_cases"), abs=1e-12)
+
+
+def numbers(tree, but: str) -> list[float]:
+    """The leaves that are numbers, in order; -1 for None."""
+    if isinstance(tree, dict):
+        return [leaf for key, part in tree.items() if key != but for leaf in numbers(part, but)]
+    if tree is None:
+        return [-1.0]
+    return [float(tree)] if isinstance(tree, int | float) else []
+
+
+def test_few_resamples_leave_the_tests_their_power():
+    evaluation = random_evaluation()
+    options = SummaryOptions(cutoffs=(1, 3), num_resamples=100, reference="last")
+    report = summarise(evaluation.cases, num_items=NUM_ITEMS, **options)
+    assert (report["protocol"]["num_resamples"], report["protocol"]["num_permutations"]) == (100, 10_000)
+    found = {row["p_permutation"] for row in report["comparisons"] if row["model"] == "only" and row["mask"] == "none"}
+    assert found == {1 / 10_001}
+    fewer = summarise(evaluation.cases, num_items=NUM_ITEMS, num_permutations=50, **options)
+    assert min(row["p_permutation"] for row in fewer["comparisons"]) == 1 / 51
+    assert fewer["rows"] == report["rows"]
+
+
 def test_the_table_has_a_header_and_a_row_for_every_model_and_mask():
     table = report_rows(random_evaluation().report)
-    assert table[0] == ("model", "seen mask", "recall@3", "interval", "ndcg@3", "interval", "against last", "p (Holm)")
+    metrics = ("R@3", "R@3 95 %", "N@3", "N@3 95 %")
+    assert table[0] == ("model", "seen mask", *metrics, "R@3 vs last", "p (Holm)")
+    assert len(set(table[0])) == 8
     assert [row[:2] for row in table[1:]] == [(m, k) for m in ("last", "only", "twin") for k in ("none", "seen")]
     assert {len(row) for row in table} == {8}
     assert table[1][-2:] == ("", "")
     assert table[5][-2:] == ("+.0000", "1.000")
+
+
+def test_the_table_names_its_level_and_leaves_comparisons_out_where_there_are_none():
+    cases = random_evaluation().cases
+    report = summarise(cases, num_items=NUM_ITEMS, cutoffs=(1, 3), num_resamples=10, confidence=0.999, reference=None)
+    table = report_rows(report)
+    assert table[0] == ("model", "seen mask", "R@3", "R@3 99.9 %", "N@3", "N@3 99.9 %")
+    assert {len(row) for row in table} == {6}
+    assert report["comparisons"] == []
+    assert report["protocol"]["reference"] is None
 
 
 def test_an_evaluation_comes_back_from_its_artifact(tmp_path):
@@ -256,18 +326,24 @@ def test_bad_input_is_refused_in_one_line():
         options = {"cutoffs": (1, 5), "reference": None, "num_resamples": 10, **options}
         evaluate_models(models, make_cases(pairs), train_counts=TRAIN_COUNTS, **options)
 
-    with pytest.raises(ConfigError, match="cut-off 50 is above the number of candidates"):
-        evaluate(cutoffs=(10, 50))
+    with pytest.raises(ConfigError, match=r"cut-off 50 is above the number of candidates.*; set cutoffs=\[1,5\]$"):
+        evaluate(cutoffs=(1, 5, 50))
     with pytest.raises(ConfigError, match="cut-off 50 is above the number of candidates"):
         evaluate_models({"last": Last()}, make_cases(PAIRS), train_counts=TRAIN_COUNTS, reference=None)
     with pytest.raises(ConfigError, match="no models"):
         evaluate(models={})
-    with pytest.raises(ConfigError, match=r"reference is not among the models \(expected one of last, or none"):
+    with pytest.raises(
+        ConfigError, match=r"reference is not among the models \(expected one of last, found.*; set reference=last"
+    ):
         evaluate(reference="item_knn")
     with pytest.raises(ConfigError, match="unknown tie rule"):
         evaluate(tie_rule="kind")
     with pytest.raises(ConfigError, match="wrong confidence"):
         evaluate(confidence=95)
+    with pytest.raises(ConfigError, match=r"too few resamples: num_permutations \(expected at least 1, found 0\)"):
+        evaluate(num_permutations=0)
+    with pytest.raises(ConfigError, match=r"model 'last' is given twice; name it once, as in models=\[last,only\]"):
+        check_protocol(["last", "only", "last"], num_items=6, cutoffs=(1,), reference="last")
     with pytest.raises(DataError, match=r"target outside the catalogue \(expected item_index -1 to 5, found 0 to 6"):
         evaluate(pairs=[(6, [0]), (0, [1])])
     with pytest.raises(DataError, match="history item outside the catalogue"):

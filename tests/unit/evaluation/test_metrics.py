@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genrec.baselines.scores import BackoffScores
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import (
     METRICS,
@@ -22,7 +23,6 @@ from genrec.evaluation.metrics import (
     ndcg_at_k,
     parse_metric,
     rank_counts,
-    rank_of_target,
     ranks,
     recall_at_k,
 )
@@ -96,7 +96,7 @@ def test_a_base_counts_as_the_dense_matrix_it_stands_for(problem, data):
     values = st.sampled_from([-1.5, 0.0, 0.25, 2.0])
     base = np.array(data.draw(st.lists(values, min_size=scores.shape[1], max_size=scores.shape[1])))
     dense = np.where(stored, scores, base)
-    found = rank_counts((csr(scores, stored), base), targets, tuple(seen))
+    found = rank_counts(BackoffScores(csr(scores, stored), base), targets, tuple(seen))
     np.testing.assert_array_equal(found, rank_counts(dense, targets, tuple(seen)))
 
 
@@ -104,7 +104,7 @@ def test_a_base_counts_as_the_dense_matrix_it_stands_for(problem, data):
 def test_rank_is_the_place_in_the_sorted_list(rows, data):
     scores = np.array(rows)
     targets = np.array(data.draw(st.lists(st.integers(0, scores.shape[1] - 1), min_size=len(rows), max_size=len(rows))))
-    counts = rank_of_target(scores, targets)
+    counts = rank_counts(scores, targets)[:2]
     for rule in ("pessimistic", "optimistic"):
         places = [
             ranking_oracle.position(dict(enumerate(row)), target, rule)
@@ -152,27 +152,28 @@ def test_a_fractional_rank_goes_into_the_formulas():
 def test_a_miss_is_a_miss_at_every_cutoff_and_tie_rule():
     """A target outside the catalogue, one without a score, one that is masked, and all at k = N."""
     scores = csr(np.zeros((3, 4)), np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=bool))
-    greater, tied = rank_of_target(scores, np.array([-1, 3, 2]), (np.array([2]), np.array([2])))
+    greater, tied = rank_counts(scores, np.array([-1, 3, 2]), (np.array([2]), np.array([2])))[2:]
     for rule in TIE_RULES:
         assert recall_at_k(ranks(greater, tied, rule), 4).tolist() == [0, 0, 0]
 
 
 def test_a_stored_zero_is_a_score():
-    greater, tied = rank_of_target(csr(np.zeros((1, 3)), np.array([[True, True, False]])), np.array([1]))
+    greater, tied = rank_counts(csr(np.zeros((1, 3)), np.array([[True, True, False]])), np.array([1]))[:2]
     assert (greater.item(), tied.item()) == (0, 1)
 
 
 def test_no_rows_and_no_entries():
     assert [len(counts) for counts in rank_counts(sp.csr_matrix((0, 3)), np.zeros(0, dtype=int))] == [0] * 4
-    assert rank_of_target(sp.csr_matrix((2, 3)), np.array([0, 1]))[0].tolist() == [3, 3]
-    assert rank_of_target((sp.csr_matrix((1, 3)), np.array([5, 7, 5])), np.array([0]))[0].tolist() == [1]
+    assert rank_counts(sp.csr_matrix((2, 3)), np.array([0, 1])).num_greater.tolist() == [3, 3]
+    base = BackoffScores(sp.csr_matrix((1, 3)), np.array([5, 7, 5]))
+    assert rank_counts(base, np.array([0])).num_greater.tolist() == [1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_are_refused_by_name(bad):
     scores = np.array([[0.0, bad, 1.0]])
     everything = np.ones(scores.shape, dtype=bool)
-    for form in (scores, csr(scores, everything), (sp.csr_matrix((1, 3)), scores[0])):
+    for form in (scores, csr(scores, everything), BackoffScores(sp.csr_matrix((1, 3)), scores[0])):
         with pytest.raises(DataError, match=r"model 'broken': scores are not finite \(expected numbers, found 1 NaN"):
             rank_counts(form, np.array([0]), model="broken")
 
@@ -190,7 +191,7 @@ def test_wrong_input_is_refused():
     with pytest.raises(DataError, match="wrong type of scores"):
         rank_counts(cast("sp.csr_matrix", sp.coo_matrix((2, 3))), np.array([0, 1]))
     with pytest.raises(DataError, match="wrong shape of base scores"):
-        rank_counts((sp.csr_matrix((2, 3)), np.zeros(2)), np.array([0, 1]))
+        rank_counts(BackoffScores(sp.csr_matrix((2, 3)), np.zeros(2)), np.array([0, 1]))
     twice = sp.csr_matrix((np.ones(2), np.array([1, 1]), np.array([0, 2])), shape=(1, 3))
     with pytest.raises(DataError, match="scored twice"):
         rank_counts(twice, np.array([1]))
@@ -203,8 +204,13 @@ def test_cutoffs():
     for wrong in ([], [0, 5], [5, 5]):
         with pytest.raises(ConfigError, match="wrong cut-offs"):
             check_cutoffs(wrong, 10)
-    with pytest.raises(ConfigError, match=r"cut-off 50 is above the number of candidates \(expected at most 24"):
+    with pytest.raises(
+        ConfigError, match=r"cut-off 50 is above the number of candidates \(expected at most 24.*smaller cut-off$"
+    ):
         check_cutoffs((10, 50), 24)
+    for cutoffs, remedy in (((1, 10, 50), "1,10"), ((50,), "24"), ((0, 5, 5), "5")):
+        with pytest.raises(ConfigError, match=rf"; set cutoffs=\[{remedy}\]$"):
+            check_cutoffs(cutoffs, 24, key="cutoffs")
 
 
 def test_metric_names():

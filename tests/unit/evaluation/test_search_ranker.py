@@ -10,7 +10,8 @@ from genrec.data.sequences import Cases, Ragged
 from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.scorer import TableScorer
 from genrec.errors import ConfigError
-from genrec.evaluation.evaluate import evaluate_models, rank_cases
+from genrec.evaluation.evaluate import evaluate_models, rank_cases, score_metrics, score_model
+from genrec.evaluation.metrics import ndcg_at_k, ranks
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -48,7 +49,7 @@ def test_ranks_are_places_in_the_lists(generator: CandidateGenerator) -> None:
 
 def test_cut_offs_above_the_candidates_are_refused(generator: CandidateGenerator) -> None:
     cases = Cases(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.int32), Ragged.from_lists([[1]]))
-    with pytest.raises(ConfigError, match="cut-off 10 is above the number of candidates"):
+    with pytest.raises(ConfigError, match=r"cut-off 10 is above.*; set search\.beam_width=10 search\.num_cand"):
         evaluate_models(
             {"search": GeneratorRanker(generator, 8)},
             cases,
@@ -56,3 +57,36 @@ def test_cut_offs_above_the_candidates_are_refused(generator: CandidateGenerator
             cutoffs=(1, 10),
             reference=None,
         )
+
+
+class Counting(GeneratorRanker):
+    """Writes down which searches are run."""
+
+    def __init__(self, generator: CandidateGenerator, num_candidates: int) -> None:
+        super().__init__(generator, num_candidates)
+        self.searches: list[bool] = []
+
+    def _search(self, histories: Ragged, *, exclude_seen: bool):
+        self.searches.append(exclude_seen)
+        return super()._search(histories, exclude_seen=exclude_seen)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_only_the_search_that_is_asked_for_is_run(generator: CandidateGenerator, exclude_seen: bool) -> None:
+    random = np.random.default_rng(4)
+    rows = [random.integers(0, NUM_ITEMS, size=3).tolist() for _ in range(12)]
+    cases = Cases(np.arange(12), random.integers(0, NUM_ITEMS, size=12).astype(np.int32), Ragged.from_lists(rows))
+    counts = np.arange(NUM_ITEMS)
+    ranker = Counting(generator, 8)
+    names = ("recall@1", "ndcg@8")
+    values = score_metrics(ranker, cases, train_counts=counts, metrics=names, exclude_seen=exclude_seen, batch_size=6)
+    assert ranker.searches == [exclude_seen] * 2
+    frame = rank_cases({"search": ranker}, cases, train_counts=counts)
+    suffix = "_masked" if exclude_seen else ""
+    rank = ranks(frame[f"num_greater{suffix}"].to_numpy(), frame[f"num_tied{suffix}"].to_numpy())
+    assert values["ndcg@8"] == ndcg_at_k(rank, 8).mean()
+    ranker.searches.clear()
+    score_model(ranker, cases, train_counts=counts, metric="recall@8", exclude_seen=exclude_seen)
+    assert ranker.searches == [exclude_seen]
+    with pytest.raises(ConfigError, match="cut-off 9 is above the number of candidates"):
+        score_model(ranker, cases, train_counts=counts, metric="recall@9")

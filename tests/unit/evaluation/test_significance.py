@@ -19,7 +19,8 @@ from genrec.evaluation.significance import (
     resample_counts,
     sign_flip_p_value,
     smallest_detectable_effect,
-    standard_error,
+    standard_errors,
+    sums_by_user,
 )
 
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -151,8 +152,10 @@ def test_standard_error_of_the_reference_row():
     """Recall .0972 over 4,905 cases: .0042."""
     hits = np.zeros(4905)
     hits[:477] = 1
-    assert standard_error(hits) == pytest.approx(0.0042, abs=5e-5)
-    assert standard_error(np.ones(1)) is None
+    (error,) = standard_errors(hits[:, None])
+    assert error == pytest.approx(0.0042, abs=5e-5)
+    assert error == pytest.approx(np.std(hits, ddof=1) / np.sqrt(4905), rel=1e-12)
+    assert standard_errors(np.ones((1, 2))) == [None, None]
     assert smallest_detectable_effect(np.ones(1)) is None
 
 
@@ -161,7 +164,97 @@ def test_impossible_requests_are_refused():
         bootstrap_means(np.zeros((0, 2)))
     with pytest.raises(DataError, match="no evaluation cases"):
         sign_flip_p_value(np.zeros(0))
-    with pytest.raises(ConfigError, match="too few resamples"):
+    with pytest.raises(ConfigError, match="too few resamples: num_resamples"):
         bootstrap_means(np.zeros((3, 2)), num_resamples=0)
+    with pytest.raises(ConfigError, match="too few resamples: num_permutations"):
+        sign_flip_p_value(np.zeros(3), num_permutations=0)
     with pytest.raises(ConfigError, match="wrong confidence"):
         percentile_interval(np.zeros(3), confidence=95)
+
+
+def clustered(seed: int, num_users: int = 60, num_columns: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Values [C, M] with a share that all cases of a user have in common, and the user of each case, in any order."""
+    rng = np.random.default_rng(seed)
+    users = rng.permutation(np.repeat(rng.permutation(1000)[:num_users], rng.integers(1, 12, size=num_users)))
+    common = rng.normal(size=(1000, num_columns))
+    return common[users] + 0.5 * rng.normal(size=(len(users), num_columns)), users
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 3)), min_size=1, max_size=12))
+def test_sums_by_user_are_loops_in_the_order_of_first_cases(cases):
+    expected: dict[int, list[int]] = {}
+    for user, value in cases:
+        expected.setdefault(user, []).append(value)
+    users, values = np.array(cases).T
+    for form in (values[:, None].astype(float), sp.csr_matrix(values[:, None].astype(float))):
+        sums, sizes = sums_by_user(form, users)
+        assert np.asarray(sums.sum(axis=1)).ravel().tolist() == [sum(row) for row in expected.values()]
+        assert sizes.tolist() == [len(row) for row in expected.values()]
+
+
+def test_users_are_drawn_with_all_their_cases():
+    values, users = clustered(0)
+    order = list(dict.fromkeys(users.tolist()))
+    counts = resample_counts(len(order), range(7), seed=5).astype(int)
+    drawn = [
+        np.concatenate([values[users == user] for user, n in zip(order, row, strict=True) for _ in range(n)])
+        for row in counts
+    ]
+    expected = [cases.mean(axis=0) for cases in drawn]
+    for form in (values, sp.csr_matrix(values)):
+        np.testing.assert_allclose(bootstrap_means(form, users, num_resamples=7, seed=5), expected, rtol=1e-10)
+
+
+def test_one_case_a_user_changes_no_bit():
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    users = np.random.default_rng(1).permutation(50) * 7
+    np.testing.assert_array_equal(
+        bootstrap_means(values, users, num_resamples=9), bootstrap_means(values, num_resamples=9)
+    )
+    np.testing.assert_array_equal(
+        sign_flip_p_value(values, users, num_permutations=99), sign_flip_p_value(values, num_permutations=99)
+    )
+    assert standard_errors(values, users) == standard_errors(values)
+
+
+def test_copies_of_cases_bring_no_certainty():
+    """Sixty copies of each user's case are no more evidence than one."""
+    values = np.random.default_rng(0).normal(size=(40, 2)) + 0.3
+    copies, users = np.repeat(values, 60, axis=0), np.repeat(np.arange(40), 60)
+    once, again = bootstrap_means(values, num_resamples=200), bootstrap_means(copies, users, num_resamples=200)
+    np.testing.assert_allclose(again, once, rtol=1e-10)
+    np.testing.assert_array_equal(
+        sign_flip_p_value(copies, users, num_permutations=300), sign_flip_p_value(values, num_permutations=300)
+    )
+    assert standard_errors(copies, users) == pytest.approx(standard_errors(values))
+    effect = smallest_detectable_effect(values[:, 0])
+    assert smallest_detectable_effect(copies[:, 0], users) == pytest.approx(effect)
+    assert standard_errors(np.ones((9, 1)), np.zeros(9)) == [None]
+
+
+def test_clustered_intervals_and_errors_cover_where_those_over_cases_do_not():
+    """200 seeded columns whose true mean is 0, about five cases a user that are much alike."""
+    values, users = clustered(3, num_users=150, num_columns=200)
+
+    def coverage(of: np.ndarray | None) -> float:
+        low, high = percentile_interval(bootstrap_means(values, of, num_resamples=400))
+        return float(np.mean((low <= 0) & (high >= 0)))
+
+    assert 0.89 <= coverage(users) <= 0.99
+    assert coverage(None) < 0.75
+    errors = np.array(standard_errors(values, users), dtype=float)
+    bootstrap = bootstrap_means(values, users, num_resamples=400).std(axis=0)
+    assert np.mean(bootstrap / errors) == pytest.approx(1.0, abs=0.03)
+    found = np.mean(sign_flip_p_value(values, users, num_permutations=400) <= 0.05)
+    assert 0.01 <= found <= 0.1
+    assert np.mean(sign_flip_p_value(values, num_permutations=400) <= 0.05) > 0.2
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.3, 1.0])), min_size=1, max_size=8))
+def test_sign_flips_by_user_approach_the_exact_test(cases):
+    users, differences = np.array([user for user, _ in cases]), np.array([value for _, value in cases])
+    sums = [differences[users == user].sum() for user in set(users.tolist())]
+    totals = np.abs([np.dot(signs, sums) for signs in itertools.product([-1, 1], repeat=len(sums))])
+    exact = np.mean(totals >= abs(sum(sums)) - 1e-9)
+    assert abs(sign_flip_p_value(differences, users, num_permutations=3000, seed=2).item() - exact) < 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from genrec.data.sources.csv_lines import csv_header, read_csv
 from genrec.data.sources.lines import LINE, BadLines
-from genrec.errors import DataError
+from genrec.errors import ConfigError, DataError
 
 
 def write(folder: Path, content: bytes, name: str = "a.csv") -> Path:
@@ -72,6 +73,28 @@ def test_a_quote_that_is_not_closed_is_never_left_out(tmp_path: Path, content: b
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=r"a\.csv:2: a quote is not closed"):
         read_csv(path, ("u", "i"), bad=BadLines(path, skip=True))
+
+
+@pytest.mark.parametrize("separator", [";", "|", "\\t"])
+def test_another_separator_is_offered_and_read(tmp_path: Path, separator: str) -> None:
+    char = "\t" if separator == "\\t" else separator
+    path = write(
+        tmp_path,
+        b'\xef\xbb\xbfu,i\n7,"8,5"\n'.replace(b"u,i", f"u{char}i".encode()).replace(b"7,", f"7{char}".encode()),
+    )
+    with pytest.raises(DataError, match=rf"missing columns 'u', 'i'.*; set source\.separator='{re.escape(separator)}'"):
+        read_csv(path, ("u", "i"), bad=BadLines(path))
+    for exact in (False, True):
+        table = read_csv(path, ("i", "u"), bad=BadLines(path), separator=separator, exact=exact)
+        assert table.frame.drop(LINE).rows() == [("8,5", "7")]
+    with pytest.raises(ConfigError, match=r"source\.separator: not a separator"):
+        csv_header(path, "::")
+
+
+def test_a_byte_order_mark_is_dropped_on_both_paths(tmp_path: Path) -> None:
+    path = write(tmp_path, b"\xef\xbb\xbfu,i\na,b\n")
+    for exact in (False, True):
+        assert read_csv(path, ("u", "i"), bad=BadLines(path), exact=exact).frame.rows() == [(2, "a", "b")]
 
 
 def test_headers(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from genrec.data.sources.lines import (
     read_chunks,
     read_fields,
     read_lines,
+    readable,
+    require_rows,
 )
 from genrec.errors import DataError, StorageError
 
@@ -29,8 +33,12 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def test_a_missing_file_is_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.json: there is no such file; set raw_dir=.* or download=true"):
+    with pytest.raises(DataError, match=r"a\.json: there is no such file; set raw_dir=\.\.\. to"):
         find_file(tmp_path, "a.json")
+    with pytest.raises(DataError, match=r"a\.json: there is no such file \(source\.meta\); set raw_dir="):
+        find_file(tmp_path, "a.json", "meta")
+    with pytest.raises(DataError, match=r"this is a folder \(source\.meta\) \(expected a file\)"):
+        find_file(tmp_path.parent, tmp_path.name, "meta")
 
 
 @pytest.mark.parametrize(("there", "asked"), [("a.json.gz", "a.json"), ("a.json", "a.json.gz"), ("a.json", "a.json")])
@@ -105,7 +113,9 @@ def test_byte_order_mark_and_line_ends_are_dropped(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"one\ntw\xf6\nthree\n")
-    with pytest.raises(DataError, match=r"a:2: not valid utf-8; mend it, or set skip_bad_lines=true"):
+    with pytest.raises(
+        DataError, match=r"a:2: not valid utf-8; save the file as UTF-8, or set source\.skip_bad_lines=true"
+    ):
         list(read_lines(path, bad=BadLines(path)))
     bad = BadLines(path, skip=True)
     assert list(read_lines(path, bad=bad)) == [(1, "one"), (3, "three")]
@@ -113,6 +123,35 @@ def test_bytes_that_are_no_utf8_are_named_by_line(tmp_path: Path) -> None:
     assert list(read_lines(path, bad=BadLines(path), encoding="latin-1"))[1] == (2, "twö")
     with pytest.raises(DataError, match=r"a:2: not valid utf-8"):
         read_all(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_utf_16_is_named_as_such(tmp_path: Path, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    path = write(tmp_path / "a", compress("user,item\n".encode(encoding)))
+    with pytest.raises(DataError, match=r"a: the text is UTF-16; save the file as UTF-8"):
+        read_all(path)
+
+
+def test_too_many_bad_lines_are_an_error(tmp_path: Path) -> None:
+    bad = BadLines(tmp_path / "a", skip=True)
+    for line in range(3):
+        bad.add(line + 5, "not valid JSON")
+    require_rows(27, bad)
+    require_rows(16, bad)
+    with pytest.raises(
+        DataError, match=r"a: 12% of the lines are bad.*3 of 26, the first is line 5: not valid JSON.*unit"
+    ):
+        require_rows(23, bad)
+    with pytest.raises(DataError, match="no usable lines"):
+        require_rows(0, bad)
+
+
+def test_a_folder_without_permission_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"a: cannot read: Permission denied; check permissions"), readable(tmp_path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "a"))
+    with pytest.raises(StorageError, match="cannot read: File name too long"):
+        find_file(tmp_path, "a" * 300)
 
 
 def test_fields_are_split_by_any_separator(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_two_files_of_beauty_are_the_same_sequences(data_root: Path) -> None
     with gzip.open(folder / "derived_items.jsonl.gz", "rt") as file:
         number = {record["asin"]: str(record["s3rec_id"]) for record in map(json.loads, file)}
     assert sequences.interactions.collect()["item_id"].replace_strict(number).to_list() == text["item_id"].to_list()
-    assert sequences.notes == ("287 timestamps of 162 users are missing; the file's order is complete (order=file)",)
+    assert sequences.notes == ("287 timestamps of 162 users are missing; the file's order is complete (order.by=file)",)
 
 
 def test_published_histories_agree_and_codes_collide(data_root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genrec.data.sources.registry import SOURCES, read_source, source_options
-from genrec.errors import ConfigError, DataError
+from genrec.errors import ConfigError, DataError, StorageError
 
 
 def test_options_of_every_source() -> None:
@@ -27,8 +27,15 @@ def test_names_and_options_are_checked(tmp_path: Path) -> None:
         read_source("amazon_2023_splits", tmp_path, test="a")
 
 
+def test_a_folder_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot read: File name too long; check the path"):
+        read_source("letter", tmp_path / ("a" * 300), interactions="x")
+    with pytest.raises(ConfigError, match=r"missing option interactions; set source\.interactions=\.\.\."):
+        read_source("letter", tmp_path)
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: there is no such folder; set raw_dir=\.\.\., or download=true"):
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder; set raw_dir=\.\.\. to the folder"):
         read_source("movielens_100k", tmp_path / "nowhere")
 
 

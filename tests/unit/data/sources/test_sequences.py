@@ -33,14 +33,14 @@ def test_sasrec_pairs_and_auto(tmp_path: Path) -> None:
     pairs = [("1", "5"), ("2", "4"), ("1", "3")]
     assert read_sasrec_text(tmp_path, interactions=name, layout="pairs").interactions.collect().rows() == pairs
     raw = read_sasrec_text(tmp_path, interactions=name, layout="auto")
-    assert (raw.interactions.collect().rows(), raw.notes) == (pairs, ("a.txt is read with layout=pairs (auto)",))
+    assert (raw.interactions.collect().rows(), raw.notes) == (pairs, ("a.txt is read with source.layout=pairs (auto)",))
     with pytest.raises(DataError, match=r"a\.txt:3: user '1' has a line already, line 1"):
         read_sasrec_text(tmp_path, interactions=name)
     name = write(tmp_path, "b.txt", "1 5 6\n2 4\n")
     assert "layout=sequence (auto)" in read_sasrec_text(tmp_path, interactions=name, layout="auto").notes[0]
     with pytest.raises(DataError, match=r"b\.txt:1: expected a user and one item \(found 3 ids\)"):
         read_sasrec_text(tmp_path, interactions=name, layout="pairs")
-    with pytest.raises(ConfigError, match="unknown layout 'pair'"):
+    with pytest.raises(ConfigError, match=r"unknown source\.layout 'pair'"):
         read_sasrec_text(tmp_path, interactions=name, layout="pair")
 
 
@@ -73,7 +73,7 @@ def test_json_sequences_with_missing_times(tmp_path: Path) -> None:
     raw = read_sequences_jsonl(tmp_path, interactions=name)
     rows = [("u", "x", 1_400_000_000_000), ("u", "y", None), ("7", "1", 1_400_000_001_000)]
     assert raw.interactions.collect().rows() == rows
-    assert raw.notes == ("1 timestamps of 1 users are missing; the file's order is complete (order=file)",)
+    assert raw.notes == ("1 timestamps of 1 users are missing; the file's order is complete (order.by=file)",)
     in_ms = read_sequences_jsonl(tmp_path, interactions=name, timestamp_unit="ms").interactions.collect()
     assert in_ms["timestamp"].to_list() == [1_400_000_000, None, 1_400_000_001]
     name = write(tmp_path, "b.jsonl", [{"user": "u", "items": ["x"]}])

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from genrec.data.schema import RAW_ITEMS, RawData, check_frame
+from genrec.data.item_table import assemble_text
+from genrec.data.schema import RAW_ITEMS, RAW_REQUIRED, SPLIT_DTYPE, RawData, check_frame
 from genrec.data.sources.tables import find_tables, read_table
 from genrec.errors import ConfigError, DataError
 
@@ -70,6 +71,12 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
         "1 values of column 'time' are missing",
     )
     assert raw.num_bad_lines == 0
+    place = {"parquet": ": row 3", "jsonl": ":3", "jsonl.gz": ":3"}.get(ending, ":4")
+    assert raw.first_untimed == f"{tmp_path}/t.{ending}{place}"
+    skipped = read(tmp_path, f"t.{ending}", skip_bad_lines=True)
+    assert rows(skipped) == EXPECTED[:2]
+    assert (skipped.num_bad_lines, skipped.first_untimed) == (1, None)
+    assert any("column 'time' is empty" in note for note in skipped.notes)
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -86,7 +93,7 @@ def test_a_wrong_column_name_suggests_the_nearest(tmp_path: Path, ending: str) -
     with pytest.raises(DataError, match=r"missing column 'users'; did you mean 'user'\? \(found columns user, item"):
         read(tmp_path, name, user_column="users")
     with pytest.raises(
-        DataError, match=r"missing column 'timestamp'.*set timestamp_column=null if the data have no clock"
+        DataError, match=r"missing column 'timestamp'.*or source\.timestamp_column=null order\.by=file if there"
     ):
         read(tmp_path, name, timestamp_column="timestamp")
 
@@ -121,8 +128,9 @@ def test_a_bad_row_is_named(tmp_path: Path, ending: str, frame: pl.DataFrame, me
     if is_twice and "json" not in ending:
         assert "2 such" in str(caught.value)
     raw = read(tmp_path, name, skip_bad_lines=True)
-    assert raw.num_bad_lines == 1 + is_twice
-    assert len(rows(raw)) == 2 - is_twice
+    without_time = frame["time"].null_count() if row == 2 and not is_twice else 0
+    assert raw.num_bad_lines == 1 + is_twice + without_time
+    assert len(rows(raw)) == 2 - is_twice - without_time
     assert any("left out" in note for note in raw.notes)
 
 
@@ -131,7 +139,8 @@ def test_a_short_row_is_not_taken_for_a_missing_time(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"t\.csv:3: wrong number of fields"):
         read(tmp_path, "t.csv", rating_column=None)
     raw = read(tmp_path, "t.csv", rating_column=None, skip_bad_lines=True)
-    assert rows(raw) == [("a", "1", 1_400_000_000_000), ("c", "3", None)]
+    assert rows(raw) == [("a", "1", 1_400_000_000_000)]
+    assert raw.num_bad_lines == 2
 
 
 def test_lines_are_true_below_cells_of_many_lines(tmp_path: Path) -> None:
@@ -163,7 +172,7 @@ def test_units(tmp_path: Path, ending: str, unit: str, raw: Any, expected: int) 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_an_ambiguous_unit_is_an_error(tmp_path: Path, ending: str) -> None:
     name = write(tmp_path, spoil("time", [1, 2, 3]), ending)
-    with pytest.raises(DataError, match=r"cannot tell the unit.*found 1 to 3\); set timestamp_unit"):
+    with pytest.raises(DataError, match=r"cannot tell the unit.*found 1 to 3\); set source\.timestamp_unit=s"):
         read(tmp_path, name)
 
 
@@ -251,11 +260,74 @@ def test_a_flipped_page_of_a_parquet_file_is_a_data_error(tmp_path: Path) -> Non
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
 def test_no_rows(tmp_path: Path, ending: str) -> None:
     name = write(tmp_path, EVENTS.head(0), ending)
-    with pytest.raises(DataError, match=r"no usable|empty|holds no time"):
+    with pytest.raises(DataError, match=r"no usable|no rows|the file is empty"):
         read(tmp_path, name)
     name = write(tmp_path, spoil("user", [None] * 3).with_columns(pl.col("user").cast(pl.String)), ending)
     with pytest.raises(DataError, match="no usable"):
         read(tmp_path, name, skip_bad_lines=True)
+
+
+PARTS = [" Train", "valid", "VAL", "dev", "validation", "TEST"]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_column_of_splits(tmp_path: Path, ending: str) -> None:
+    frame = pl.DataFrame({"user": ["u"] * 6, "item": ["i"] * 6, "time": [1_400_000_000] * 6, "part": PARTS})
+    options = {"split_column": "part", "rating_column": None}
+    events = read(tmp_path, write(tmp_path, frame, ending), **options).interactions.collect()
+    check_frame(events, {**RAW_REQUIRED, "split": SPLIT_DTYPE}, where="t")
+    assert events["split"].to_list() == ["train", *["validation"] * 4, "test"]
+    for value in ("holdout", None):
+        name = write(tmp_path, frame.with_columns(part=pl.Series([*PARTS[:5], value])), ending)
+        with pytest.raises(DataError, match=rf"column 'part' holds none of train, .*, test: {value and repr(value)}"):
+            read(tmp_path, name, **options)
+        raw = read(tmp_path, name, **options, skip_bad_lines=True)
+        assert (raw.num_bad_lines, len(rows(raw))) == (1, 5)
+
+
+def test_splits_are_text(tmp_path: Path) -> None:
+    name = write(tmp_path, EVENTS, "parquet")
+    with pytest.raises(DataError, match="column 'stars' holds no splits"):
+        read(tmp_path, name, split_column="stars")
+
+
+def test_another_separator(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("user;item;time;stars\na;x;1400000000;5\n")
+    (tmp_path / "i.csv").write_text("item;title\nx;A, B\n")
+    with pytest.raises(DataError, match=r"t\.csv: missing column 'user'.*set source\.separator=';'"):
+        read(tmp_path, "t.csv")
+    raw = read(tmp_path, "t.csv", separator=";", items="i.csv")
+    assert rows(raw) == [("a", "x", 1_400_000_000_000, 5.0)]
+    assert raw.items is not None
+    assert raw.items["title"].to_list() == ["A, B"]
+    (tmp_path / "u.csv").write_text("user,item,time,stars\na,x,1400000000,5\n")
+    with pytest.raises(DataError, match=r"i\.csv: missing column 'item'.*set source\.separator=';'"):
+        read(tmp_path, "u.csv", items="i.csv")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_too_many_bad_rows_are_never_left_out(tmp_path: Path, ending: str) -> None:
+    times = [str(1_400_000_000 + i) for i in range(40)]
+    for num_bad, is_error in ((4, False), (5, True)):
+        frame = pl.DataFrame({"user": ["u"] * 40, "item": ["i"] * 40, "time": [*["soon"] * num_bad, *times[num_bad:]]})
+        name = write(tmp_path, frame, ending)
+        if is_error:
+            with pytest.raises(DataError, match=r"12% of the lines are bad.*5 of 40, the first is .*'soon'.*the unit"):
+                read(tmp_path, name, rating_column=None, skip_bad_lines=True)
+        else:
+            raw = read(tmp_path, name, rating_column=None, skip_bad_lines=True)
+            assert (raw.num_bad_lines, len(rows(raw))) == (4, 36)
+
+
+def test_a_folder_of_another_kind_of_files(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    with pytest.raises(DataError, match=r"no tables in the folder \(source\.interactions\).*found no files"):
+        read(tmp_path, "events")
+    write(tmp_path / "events", EVENTS, "csv.gz")
+    fix = r"found 1 files, the first is t\.csv\.gz\); set source\.interactions='events/\*\.csv\.gz'"
+    with pytest.raises(DataError, match=fix):
+        read(tmp_path, "events")
+    assert rows(read(tmp_path, "events/*.csv.gz")) == EXPECTED
 
 
 def test_an_unknown_option(tmp_path: Path) -> None:
@@ -298,6 +370,17 @@ def test_items_of_every_format(tmp_path: Path, ending: str) -> None:
     check_frame(raw.items, RAW_ITEMS, where="items")
     assert raw.items.rows() == ITEM_ROWS
     assert [path.name for path in raw.files] == ["t.csv", f"i.{ending}"]
+    assert raw.items_file == raw.files[1]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "jsonl"])
+def test_item_texts_are_cleaned_once_in_every_format(tmp_path: Path, ending: str) -> None:
+    item = {"title": "A &amp;amp; <b>B</b>", "brand": "C\n &amp; D", "description": "&lt;br&gt; x < y"}
+    raw_item = {"item": "&amp;", **item, "categories": ["E &amp; F", " ", "E &amp; F", "<i>G</i>"]}
+    raw = read(tmp_path, write(tmp_path, EVENTS, "csv"), items=write_items(tmp_path, ending, [raw_item]))
+    assert raw.items is not None
+    assert raw.items.rows() == [("&amp;", "A &amp; B", "C & D", ["E & F", "G"], "x < y")]
+    assert assemble_text(raw.items).to_list() == ["A &amp; B. C & D. E & F, G. x < y"]
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])

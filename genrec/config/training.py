@@ -1,0 +1,129 @@
+"""The configuration of tokenizing, training and searching. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genrec.config.fields import key
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualKMeansTokenizer:
+    """Residual k-means on embeddings; items with equal codes get a suffix."""
+
+    name: Literal["residual_kmeans"] = "residual_kmeans"
+    embeddings: Path = key("folder of embeddings")
+    codebook_sizes: tuple[int, ...] = key("codes of each level", (256, 256, 256), minimum=2)
+    num_iterations: int = key("iterations of k-means", 25, minimum=1)
+    num_restarts: int = key("trainings of each level, of which the best is kept", 1, minimum=1)
+    max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
+    centre: bool = key("take the mean off first", True)
+    initialisation: Literal["plus_plus", "random"] = key("first centroids", "plus_plus")
+    seed: int = key("seed of k-means", 0, minimum=0)
+    reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedTokenizer:
+    """The semantic IDs that came with the dataset's files."""
+
+    name: Literal["imported"] = "imported"
+    collisions: Literal["keep", "resolve"] = key("items with equal codes: keep them so, or add a suffix", "keep")
+    reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatesSection:
+    """What a table must be like before training hours are spent on it (exit code 4 otherwise)."""
+
+    max_collision_rate: float = key("1 - distinct / items, before any suffix", 0.3, minimum=0, maximum=1)
+    min_perplexity_share: float = key("perplexity / codes, at every level", 0.02, minimum=0, maximum=1)
+    max_dead_share: float = key("unused codes / codes, at every level", 0.5, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeConfig:
+    """Embeddings, or imported codes -> semantic IDs, with their health."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    output: Path = key("folder of the semantic IDs to write")
+    overwrite: bool = key("replace an existing output", False)
+    tokenizer: ResidualKMeansTokenizer | ImportedTokenizer = key("where the codes come from")
+    gates: GatesSection = key("limits on the health of the table", GatesSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HierarchicalModel:
+    """A causal transformer over items and a small decoder over the codes of the next one."""
+
+    normalisation: Literal["trie", "vocabulary"] = key("softmax over the children of a node, or all codes", "trie")
+    temperature: float = key("tau_msl, divides the logits", 1.0)
+    node_embeddings: bool = key("a vector for each node of the trie", True)
+    item_embeddings: bool = key("a vector for each item of the history", True)
+    history_length: int = key("last items that are read", 50, minimum=1)
+    width: int = key("width of all vectors", 128, minimum=1)
+    num_layers: int = key("blocks over the history", 2, minimum=0)
+    num_heads: int = key("heads of their attention", 4, minimum=1)
+    hidden: int = key("width of their feed-forward networks", 512, minimum=1)
+    depth_layers: int = key("residual networks of the decoder over the codes", 1, minimum=0)
+    depth_hidden: int = key("their hidden width", 512, minimum=1)
+    activation: Literal["gelu", "swiglu"] = key("of the feed-forward networks", "gelu")
+    attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
+    dropout_input: float = key("rate on the item vectors", 0.3, minimum=0, maximum=1)
+    dropout_blocks: float = key("rate in the blocks", 0.3, minimum=0, maximum=1)
+    dropout_depth: float = key("rate in the decoder", 0.2, minimum=0, maximum=1)
+    dropout_nodes: float = key("rate at the node vectors", 0.0, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = key("highest rate", 2e-3, minimum=0)
+    weight_decay: float = key("of the matrices of the networks", 0.05, minimum=0)
+    node_weight_decay: float = key("of the trie-node vectors", 0.05, minimum=0)
+    item_weight_decay: float = key("of the item vectors", 0.0, minimum=0)
+    warmup: float = key("share of the steps in which the rate rises", 0.05, minimum=0, maximum=1)
+    final_rate: float = key("rate at the end, as a share of the highest", 0.05, minimum=0, maximum=1)
+    batch_size: int = key("histories a step", 64, minimum=1)
+    clip_norm: float | None = key("largest gradient norm; null: none", 1.0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppingSection:
+    """How long to train; the best weights on validation are kept."""
+
+    max_epochs: int = key("passes over the data", 30, minimum=1)
+    validate_every: int | None = key("steps between validations and checkpoints; null: an epoch", None, minimum=1)
+    patience: int | None = key("validations without improvement before stopping; null: never", 6, minimum=1)
+    metric: Literal["recall", "ndcg"] = key("what is maximised on validation", "recall")
+    cutoff: int = key("its k", 10, minimum=1)
+    beam_width: int = key("beams of the validating search", 20, minimum=1)
+    max_cases: int | None = key("validation cases looked at; null: all", 5000, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Dataset and semantic IDs -> recommender."""
+
+    dataset: Path = key("folder of a prepared dataset")
+    semantic_ids: Path = key("folder of semantic IDs")
+    run: Path = key("run folder; the recommender is in <run>/recommender")
+    model: HierarchicalModel = key("the recommender", HierarchicalModel)
+    optimizer: OptimizerSection = key("how weights change", OptimizerSection)
+    stopping: StoppingSection = key("how long to train", StoppingSection)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = key("numbers of the forward pass", "32-true")
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("device", "auto")
+    compile: bool = key("torch.compile the training step", False)
+    seed: int = key("seed of weights, batches and dropout", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSection:
+    """Constrained beam search."""
+
+    beam_width: int = key("beams", 50, minimum=1)
+    num_candidates: int | None = key("length of the lists; null: the beam width", None, minimum=1)
+    batch_size: int = key("requests searched at once", 64, minimum=1)

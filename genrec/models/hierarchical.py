@@ -1,0 +1,221 @@
+"""The hierarchical recommender: a causal transformer over items, and a small decoder over the codes of the next one.
+
+METHODS section 2. A history of T items is T positions, and each of them predicts the item after it in the same pass:
+
+    x_t = sum_l C_l[c_l(i_t)] + I[i_t],   u_t = norm(transformer(x_1 .. x_t))
+
+with code embeddings C (not those of the decoder) and item-ID embeddings I; what follows from u_t is in `code_decoder`.
+Must not know configuration, losses, search or training.
+"""
+# B batch, T items, P targets, L levels, D width, N items of the catalogue, W beams, M most children of a node
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from genrec.errors import ConfigError, LineageError
+from genrec.models.code_decoder import CodeDecoder, DecoderState
+from genrec.models.node_embeddings import mark_rows, move_rows, normal_table
+from genrec.models.recommender import ParameterGroup
+from genrec.models.settings import HierarchicalSettings
+from genrec.models.transformer import NORM_EPS, Block, Dropout
+from genrec.semantic_ids.trie import SemanticIdTrie
+
+
+class HierarchicalRecommender(nn.Module):
+    """A `Recommender`; see the module for the equations.
+
+    An empty history is one position with a vector of its own. The item-ID embedding of an item that training does not
+    show in histories is 0.
+
+    Args:
+        trie: the catalogue; moves with the module.
+        settings: size and kind.
+    """
+
+    name = "hierarchical"
+    item_is_trained: Tensor
+
+    def __init__(self, trie: SemanticIdTrie, settings: HierarchicalSettings) -> None:
+        super().__init__()
+        self.trie, self.settings = trie, settings
+        width = settings.width
+        self.code_embeddings = nn.ParameterList(normal_table(size, width) for size in trie.codebook_sizes)
+        has_items, num_items = settings.item_embeddings, trie.num_items
+        self.item_embeddings = nn.Parameter(torch.zeros(num_items, width)) if has_items else None
+        self.register_buffer("item_is_trained", torch.zeros(num_items, dtype=torch.bool))
+        self.empty_history = normal_table(width)
+        self.input_dropout = Dropout(settings.dropout_input)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                num_heads=settings.num_heads,
+                hidden=settings.hidden,
+                max_length=settings.history_length,
+                activation=settings.activation,
+                attention=settings.attention,
+                dropout=settings.dropout_blocks,
+            )
+            for _ in range(settings.num_layers)
+        )
+        self.user_norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.decoder = CodeDecoder(trie, settings)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=1 / (3 * module.in_features**0.5))
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], trie: SemanticIdTrie) -> HierarchicalRecommender:
+        """An untrained model of the size that `facts` describe, for any catalogue of the same levels.
+
+        Raises:
+            ConfigError: unknown key or value.
+            LineageError: a trie of other levels.
+        """
+        values = {key: value for key, value in facts.items() if key not in ("name", "codebook_sizes")}
+        known = {field.name for field in fields(HierarchicalSettings)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError("unknown keys in the facts of a recommender", expected=sorted(known), found=unknown)
+        sizes = tuple(facts.get("codebook_sizes", ()))
+        if sizes != trie.codebook_sizes:
+            raise LineageError(
+                "the recommender was trained on other semantic IDs",
+                expected=f"codebook sizes {list(sizes)}",
+                found=list(trie.codebook_sizes),
+                fix="use the semantic IDs that its manifest names",
+            )
+        return cls(trie, HierarchicalSettings(**values))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Kind, levels and settings, as plain JSON values."""
+        return {"name": self.name, "codebook_sizes": list(self.trie.codebook_sizes), **asdict(self.settings)}
+
+    @property
+    def normalisation(self) -> str:
+        """ "trie" or "vocabulary"."""
+        return self.settings.normalisation
+
+    def mark_trained(self, history_items: Bool[Tensor, " N"], target_items: Bool[Tensor, " N"]) -> None:
+        """Lets the item-ID embeddings of `history_items` and the nodes on the paths of `target_items` count.
+
+        To be called before training, which would leave both without effect otherwise. What counted before still does.
+        """
+        history_items = history_items.to(self.trie.device)
+        if self.item_embeddings is None:
+            self.item_is_trained |= history_items
+        else:
+            mark_rows(self.item_embeddings, self.item_is_trained, history_items)
+        items = target_items.to(self.trie.device).nonzero().squeeze(1)
+        self.decoder.node_embeddings.mark_trained(self.trie.path_nodes(items))
+
+    def parameter_groups(
+        self, *, weight_decay: float, node_weight_decay: float = 0.0, item_weight_decay: float = 0.0
+    ) -> list[ParameterGroup]:
+        """All parameters, each once: matrices of the networks, node vectors, item vectors, the rest (undecayed)."""
+        nodes = list(self.decoder.node_embeddings.parameters())
+        items = [] if self.item_embeddings is None else [self.item_embeddings]
+        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        matrices = [parameter for module in linear for parameter in module.parameters()]
+        decayed = {id(parameter) for parameter in (*nodes, *items, *matrices)}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in decayed]
+        groups = [
+            ParameterGroup(name="matrices", params=matrices, weight_decay=weight_decay),
+            ParameterGroup(name="nodes", params=nodes, weight_decay=node_weight_decay),
+            ParameterGroup(name="items", params=items, weight_decay=item_weight_decay),
+            ParameterGroup(name="rest", params=rest, weight_decay=0.0),
+        ]
+        return [group for group in groups if group["params"]]
+
+    def load_adapted(self, state: Mapping[str, Tensor], places: Int64[Tensor, " _"]) -> None:
+        """Loads the weights of the same model over another version of the catalogue.
+
+        Node vectors follow the codes of their prefixes. New nodes and items start at 0 and do not count until
+        `mark_trained` says so.
+
+        Args:
+            state: `state_dict` of the other model.
+            places: item_index here of each item there, -1 where it is gone.
+        """
+        inner = "decoder.node_embeddings."
+        adapted = {name: tensor for name, tensor in state.items() if not name.startswith(inner)}
+        for name in ("item_embeddings", "item_is_trained"):
+            if name in adapted:
+                adapted[name] = move_rows(adapted[name], places.to(adapted[name].device), self.trie.num_items)
+        nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
+        nodes = self.decoder.node_embeddings.adapted_state(nodes, self.trie)
+        self.load_state_dict(adapted | {inner + name: tensor for name, tensor in nodes.items()})
+
+    def forward(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
+        """`log_probs_of_targets`."""
+        return self.log_probs_of_targets(histories, targets)
+
+    def log_probs_of_targets(
+        self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]
+    ) -> Float[Tensor, "B T L"]:
+        """Log-probability of each code of each target; see `Recommender`. T is at most `history_length`."""
+        assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
+        is_target = targets >= 0
+        users = self._read(histories)[is_target]
+        log_probs = self.decoder.log_probs_of_items(self.trie, users, targets[is_target])
+        return log_probs.new_zeros(*targets.shape, self.trie.num_levels).index_put((is_target,), log_probs)
+
+    def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """The state of each user after the last `history_length` items."""
+        limit = self.settings.history_length
+        if histories.shape[1] > limit:
+            start = (lengths - limit).clamp(min=0)
+            histories = histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device))
+            lengths = lengths - start
+        if histories.shape[1] == 0:
+            histories = histories.new_full((len(histories), 1), -1)
+        states = self._read(histories)
+        return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+
+    def start(self, context: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
+        """Log-probabilities of the children of the root."""
+        return self.decoder.start(self.trie, context)
+
+    def step(
+        self,
+        level: int,
+        state: DecoderState,
+        parents: Int64[Tensor, "B W"],
+        codes: Int64[Tensor, "B W"],
+        nodes: Int64[Tensor, "B W"],
+    ) -> tuple[Float[Tensor, "B W M"], DecoderState]:
+        """Log-probabilities of the children of each beam's node; see `Recommender`."""
+        return self.decoder.step(self.trie, level, state, parents, codes, nodes)
+
+    def _read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """State after each item. What stands behind the end of a row cannot be seen from within it."""
+        assert histories.shape[1] <= self.settings.history_length, "histories longer than history_length"
+        is_item = (histories >= 0).unsqueeze(-1)
+        x = self.input_dropout(torch.where(is_item, self._embed(histories.clamp(min=0)), self.empty_history))
+        for block in self.blocks:
+            x = block(x)
+        return self.user_norm(x)
+
+    def _embed(self, items: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        paths = self.trie.path_nodes(items)
+        parts = [
+            F.embedding(self.trie.child_codes[level][paths[..., level]], table)
+            for level, table in enumerate(self.code_embeddings)
+        ]
+        if self.item_embeddings is not None:
+            parts.append(F.embedding(items, self.item_embeddings) * self.item_is_trained[items].unsqueeze(-1))
+        return functools.reduce(torch.add, parts)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> HierarchicalRecommender:
+        """Takes the trie along wherever the parameters go."""
+        super()._apply(fn, recurse)
+        self.trie = self.trie.to(self.empty_history.device)
+        return self

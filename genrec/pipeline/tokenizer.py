@@ -1,0 +1,86 @@
+"""``genrec tokenize``: embeddings, or the codes that came with the data -> semantic IDs and their health."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from genrec.artifacts import Artifact
+from genrec.config import training
+from genrec.config.load import to_plain
+from genrec.data.dataset import Dataset
+from genrec.embeddings.store import load_embeddings
+from genrec.errors import DataError
+from genrec.quantization.diagnostics import check_gates, health, health_rows
+from genrec.quantization.residual_kmeans import ResidualKMeans
+from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
+from genrec.terminal import Outcome, Progress, Table
+
+
+def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
+    """Writes a semantic_ids artifact, unless a gate fails; its health is checked first."""
+    dataset = Dataset.load(config.dataset)
+    parents: dict[str, Artifact] = {"dataset": dataset.artifact}
+    categories = dataset.items["categories"].to_list()
+    if isinstance(config.tokenizer, training.ImportedTokenizer):
+        codes = dataset.item_codes()
+        if codes is None:
+            fix = "prepare it from a source with codes, or use tokenizer=residual_kmeans"
+            raise DataError("the dataset came without semantic IDs", where=config.dataset, fix=fix)
+        ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
+        codebooks = None
+        found = health(codes, ids.codes, codebook_sizes=ids.codebook_sizes, categories=categories)
+    else:
+        embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
+        parents["embeddings"] = embeddings
+        options = asdict(config.tokenizer)
+        reserve = options.pop("reserve")
+        quantiser = ResidualKMeans(**{key: options[key] for key in options if key not in ("name", "embeddings")})
+        codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
+        codebooks = quantiser.state()
+        ids, report = build_semantic_ids(codes, quantiser.codebook_sizes, codebooks=codebooks, reserve=reserve)
+        found = _health_with_vectors(codes, ids, quantiser, vectors, categories)
+    check_gates(found, **asdict(config.gates))
+    artifact = save_semantic_ids(
+        config.output,
+        ids,
+        parents=parents,
+        codebooks=codebooks,
+        health={**found, "collision_policy": asdict(report), "tokenizer": to_plain(config.tokenizer)},
+        overwrite=config.overwrite,
+    )
+    return Outcome(
+        {
+            "output": str(config.output),
+            "identity": artifact.identity,
+            "table": ids.identity,
+            "codebook_sizes": list(ids.codebook_sizes),
+            "collision_rate": found["collisions"]["rate"],
+            "collisions": asdict(report),
+        },
+        (_health_table(config, found, report),),
+        next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
+    )
+
+
+def _health_with_vectors(
+    codes: np.ndarray, ids: SemanticIds, quantiser: ResidualKMeans, vectors: np.ndarray, categories: list[Any]
+) -> dict[str, Any]:
+    return health(
+        codes,
+        ids.codes,
+        codebook_sizes=ids.codebook_sizes,
+        vectors=vectors,
+        decode=quantiser.decode,
+        categories=categories,
+    )
+
+
+def _health_table(config: training.TokenizeConfig, found: dict[str, Any], report: CollisionReport) -> Table:
+    rows = [*health_rows(found)]
+    if report.suffix_size is not None:
+        remark = f"largest bucket {report.largest_bucket}, the rest is kept free for later items"
+        rows.append(("suffix codes", str(report.suffix_size), remark))
+    return Table(f"{config.output}: health", ("what", "value", "remark"), tuple(rows), left=("what", "remark"))

@@ -1,0 +1,164 @@
+"""``genrec train``: dataset and semantic IDs -> recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrec.artifacts import Artifact
+from genrec.baselines.base import count_items
+from genrec.config import training
+from genrec.config.load import to_plain, to_yaml
+from genrec.data.batches import BatchStream
+from genrec.data.dataset import Dataset
+from genrec.data.sequences import Ragged
+from genrec.evaluation.evaluate import score_metrics
+from genrec.evaluation.search_ranker import GeneratorRanker
+from genrec.losses.likelihood import token_cross_entropy
+from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
+from genrec.pipeline.evaluate import short
+from genrec.pipeline.recommenders import build_generator, save_recommender
+from genrec.runs import RunDirectory
+from genrec.seeding import fold_in, generator
+from genrec.semantic_ids.table import load_semantic_ids
+from genrec.semantic_ids.trie import SemanticIdTrie
+from genrec.terminal import Outcome, Progress, Table
+from genrec.training.loop import FitOptions, TrainingState, fit
+from genrec.training.recommender_task import RecommenderTask
+
+
+def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
+    """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
+    dataset = Dataset.load(config.dataset)
+    table, ids = load_semantic_ids(config.semantic_ids, dataset.artifact, num_items=dataset.num_items)
+    trie = SemanticIdTrie.build(ids.codes, ids.codebook_sizes)
+    history = dataset.train()
+    counts = count_items(history, dataset.num_items)
+    torch.manual_seed(fold_in(config.seed, 0))
+    model = HierarchicalRecommender(trie, HierarchicalSettings(**_settings(config.model)))
+    model.mark_trained(*_trained_items(history, dataset.num_items))
+    stream = BatchStream(
+        history,
+        batch_size=config.optimizer.batch_size,
+        max_length=config.model.history_length,
+        seed=fold_in(config.seed, 1),
+    )
+    task = _build_task(config, model, stream)
+    metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
+    options = FitOptions(
+        max_epochs=config.stopping.max_epochs,
+        validate_every=config.stopping.validate_every,
+        patience=config.stopping.patience,
+        metric=metric,
+        precision=config.precision,
+        accelerator=config.accelerator,
+        clip_norm=config.optimizer.clip_norm,
+        seed=fold_in(config.seed, 2),
+    )
+    with RunDirectory.open(
+        config.run,
+        command="train",
+        config_text=to_yaml(config),
+        inputs=[dataset.artifact, table],
+        resume=resume,
+        ignore_keys=("run", "dataset", "semantic_ids"),  # the inputs' identities are compared, not where they are
+    ) as run:
+        validate = _validation(config, model, dataset, counts)
+        state = fit(task, stream, validate, run=run, options=options, progress=progress)
+        parents = {"dataset": dataset.artifact, "semantic_ids": table}
+        facts = {**model.facts, "semantic_ids": ids.identity, metric: state.best_metric, "step": state.best_step}
+        artifact = save_recommender(config.run / "recommender", model, facts=facts, parents=parents)
+        records = run.metrics()
+    return _outcome(config, artifact, state, records, metric, model)
+
+
+def _trained_items(history: Ragged, num_items: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Items that training shows in a history (all but the last of a user), and as targets (all but the first)."""
+    _, item, age = history.flat()
+    first = np.repeat(history.lengths, history.lengths) - 1
+    masks = [np.isin(np.arange(num_items), item[chosen]) for chosen in (age > 0, age < first)]
+    return torch.from_numpy(masks[0]), torch.from_numpy(masks[1])
+
+
+def _settings(section: training.HierarchicalModel) -> dict[str, Any]:
+    return {key: value for key, value in asdict(section).items() if key != "name"}
+
+
+def _build_task(config: training.TrainConfig, model: HierarchicalRecommender, stream: BatchStream) -> RecommenderTask:
+    groups = model.parameter_groups(
+        weight_decay=config.optimizer.weight_decay,
+        node_weight_decay=config.optimizer.node_weight_decay,
+        item_weight_decay=config.optimizer.item_weight_decay,
+    )
+    return RecommenderTask(
+        model,
+        loss=token_cross_entropy,
+        parameter_groups=groups,
+        learning_rate=config.optimizer.learning_rate,
+        total_steps=config.stopping.max_epochs * stream.num_batches,
+        warmup=config.optimizer.warmup,
+        final_rate=config.optimizer.final_rate,
+        compile=config.compile,
+    )
+
+
+def _validation(
+    config: training.TrainConfig, model: HierarchicalRecommender, dataset: Dataset, counts: np.ndarray
+) -> Callable[[], dict[str, float]]:
+    """Recall and NDCG on validation cases by the decoder that will be shipped, as the model is when it is called."""
+    cases = dataset.cases("validation")
+    limit = config.stopping.max_cases
+    if limit is not None and limit < len(cases):
+        cases = cases.take(np.sort(generator(config.seed, 3).choice(len(cases), limit, replace=False)))
+    cutoff = config.stopping.cutoff
+    width = max(config.stopping.beam_width, cutoff)
+    ranker = GeneratorRanker(build_generator(model, dataset, counts, beam_width=width, batch_size=256), cutoff)
+
+    def validate() -> dict[str, float]:
+        return score_metrics(ranker, cases, train_counts=counts, metrics=(f"recall@{cutoff}", f"ndcg@{cutoff}"))
+
+    return validate
+
+
+def _outcome(
+    config: training.TrainConfig,
+    artifact: Artifact,
+    state: TrainingState,
+    records: list[dict[str, Any]],
+    metric: str,
+    model: HierarchicalRecommender,
+) -> Outcome:
+    columns = ("step", "train_loss", *(name for name in records[0] if "@" in name), "targets_per_second")
+    best = [record for record in records if record["step"] == state.best_step]
+    shown = [*records[:: max(1, len(records) // 10)], *best, records[-1]]
+    distinct = {record["step"]: record for record in sorted(shown, key=lambda record: record["step"])}
+    rows = tuple(tuple(_cell(name, record[name]) for name in columns) for record in distinct.values())
+    size = sum(parameter.numel() for parameter in model.parameters())
+    title = (
+        f"{config.run}: {size:,} parameters, best validation {metric} {short(state.best_metric)} at {state.best_step}"
+    )
+    summary = {
+        "recommender": str(config.run / "recommender"),
+        "identity": artifact.identity,
+        metric: state.best_metric,
+        "best_step": state.best_step,
+        "last_step": state.step,
+        "num_parameters": size,
+        "configuration": to_plain(config),
+    }
+    name = config.run.name
+    follow = (
+        f"genrec evaluate dataset={config.dataset} recommenders.{name}={config.run}/recommender "
+        f"output={config.run}/evaluation"
+    )
+    return Outcome(summary, (Table(title, columns, rows),), next=follow)
+
+
+def _cell(name: str, value: float) -> str:
+    if name in ("step", "targets_per_second"):
+        return f"{value:,.0f}"
+    return short(value) if "@" in name else f"{value:.4f}"

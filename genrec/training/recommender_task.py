@@ -1,0 +1,99 @@
+"""One step of training a recommender: log-probabilities of every target, the loss, AdamW with warm-up and cosine.
+
+A shell around a built model and a loss; must not know configuration or files.
+"""
+
+# B batch, T items, L levels
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from genrec.errors import TrainingError
+from genrec.losses.likelihood import LossOutput
+from genrec.models.recommender import Recommender
+
+Loss = Callable[[Float[Tensor, "B T L"], Bool[Tensor, "B T"]], LossOutput]
+
+
+class RecommenderTask(pl.LightningModule):
+    """Trains a `Recommender` on every position of its windows.
+
+    Args:
+        model: also a torch module; its `mark_trained` has been called.
+        loss: of the log-probabilities and the mask of positions that count.
+        parameter_groups: of the model.
+        learning_rate: highest rate.
+        total_steps: of the schedule.
+        warmup: share of the steps in which the rate rises linearly from 0.
+        final_rate: rate at the end of the cosine, as a share of the highest.
+        compile: torch.compile the forward pass.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        *,
+        loss: Loss,
+        parameter_groups: list[Any],
+        learning_rate: float,
+        total_steps: int,
+        warmup: float = 0.05,
+        final_rate: float = 0.05,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.parameter_groups = parameter_groups
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.warmup_steps = round(warmup * total_steps)
+        self.final_rate = final_rate
+        self.forward_pass = torch.compile(model.log_probs_of_targets) if compile else model.log_probs_of_targets
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The loss and its parts.
+
+        Raises:
+            TrainingError: the loss is not finite; names the step, the parts and the batch.
+        """
+        targets = torch.where(batch["is_target"], batch["targets"], -1)
+        log_probs = self.forward_pass(batch["items"], targets)
+        output = self.loss(log_probs, batch["is_target"])
+        if not torch.isfinite(output.loss):
+            parts = ", ".join(f"{name} {float(value):.4g}" for name, value in output.parts.items())
+            digest = hashlib.sha256(batch["items"].cpu().numpy().tobytes()).hexdigest()[:12]
+            raise TrainingError(
+                f"the loss is {float(output.loss.detach())}",
+                where=f"batch {batch_idx} of the stretch, items sha256 {digest}",
+                found=parts,
+                fix="lower optimizer.learning_rate, or set precision=32-true",
+            )
+        return {"loss": output.loss, **output.parts}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a rate that is a function of the step."""
+        optimizer = torch.optim.AdamW(
+            [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in self.parameter_groups],
+            lr=self.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """The rate of a step as a share of the highest."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,243 @@
+"""What every recommender must do, whatever network is inside: one class of tests, run on each of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genrec.decoding.exhaustive import score_catalogue
+from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
+from genrec.models.recommender import build_from
+from genrec.semantic_ids.trie import SemanticIdTrie
+
+NUM_ITEMS, SIZES, LENGTH = 30, (4, 5, 6, 3), 6
+
+
+def catalogue() -> SemanticIdTrie:
+    """Four levels; a level where every node has one child; some items that share their codes."""
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(size, size=NUM_ITEMS) for size in SIZES], axis=1).astype(np.int32)
+    codes[:, 2] = (codes[:, 0] + 2 * codes[:, 1]) % 6  # certain, once the first two codes are known
+    codes[3] = codes[7]
+    trie = SemanticIdTrie.build(codes, SIZES)
+    assert trie.max_branching[2] == 1
+    assert trie.max_bucket > 1
+    return trie
+
+
+def hierarchical(**settings: Any) -> HierarchicalRecommender:
+    small: dict[str, Any] = {"width": 16, "num_heads": 2, "hidden": 24, "depth_hidden": 20, "history_length": LENGTH}
+    torch.manual_seed(0)
+    model = HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    seen = torch.arange(NUM_ITEMS) % 5 != 0
+    model.mark_trained(seen, seen)
+    return model.eval()
+
+
+KINDS = {
+    "trie": lambda: hierarchical(),
+    "vocabulary": lambda: hierarchical(normalisation="vocabulary"),
+    "codes alone": lambda: hierarchical(node_embeddings=False, item_embeddings=False, temperature=0.7),
+    "codes alone, vocabulary": lambda: hierarchical(normalisation="vocabulary", node_embeddings=False),
+    "deep": lambda: hierarchical(depth_layers=2, num_layers=3, activation="swiglu", attention="sdpa"),
+    "shallow": lambda: hierarchical(depth_layers=0, num_layers=0),
+}
+
+
+def windows(rows: int, length: int = LENGTH, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Histories of different lengths, the first of them empty, and targets wherever there is a history."""
+    generator = torch.Generator().manual_seed(seed)
+    histories = torch.randint(NUM_ITEMS, (rows, length), generator=generator)
+    targets = torch.randint(NUM_ITEMS, (rows, length), generator=generator)
+    is_padding = torch.arange(length) >= (torch.arange(rows) % (length + 1)).unsqueeze(1)
+    histories[is_padding], targets[is_padding] = -1, -1
+    targets[0, 0] = 4
+    return histories, targets
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestRecommender:
+    def test_the_search_sees_the_probabilities_that_training_sees(self, kind: str) -> None:
+        model = KINDS[kind]()
+        histories, targets = windows(9)
+        with torch.no_grad():
+            log_probs = model.log_probs_of_targets(histories, targets).sum(dim=2)
+            for length in range(LENGTH + 1):
+                shown = histories.clone()
+                shown[:, length:] = -1
+                rows = (histories >= 0).sum(dim=1) >= length
+                lengths = torch.full((int(rows.sum()),), length)
+                scores = score_catalogue(model, model.trie, model.encode(shown[rows], lengths))
+                position = max(length - 1, 0)
+                wanted = targets[rows, position]
+                has_target = (wanted >= 0) & ((length > 0) | (histories[rows, 0] < 0))
+                found = scores.gather(1, wanted.clamp(min=0).unsqueeze(1)).squeeze(1)[has_target]
+                torch.testing.assert_close(found, log_probs[rows, position][has_target], rtol=1e-4, atol=1e-5)
+
+    def test_beams_may_be_reordered_dropped_and_doubled(self, kind: str) -> None:
+        model = KINDS[kind]()
+        trie, generator = model.trie, torch.Generator().manual_seed(3)
+        histories, _ = windows(4)
+        items = torch.randint(NUM_ITEMS, (4, 5), generator=generator)
+        with torch.no_grad():
+            context = model.encode(histories, (histories >= 0).sum(dim=1))
+            expected = score_catalogue(model, trie, context)
+            log_probs, state = model.start(context)
+            # beam w holds items[b, held[b, w]]; it changes its place, and may be one of several with the same prefix
+            held, total = torch.arange(5).expand(4, 5), torch.zeros(4, 5)
+            parents = torch.zeros(4, 5, dtype=torch.int64)
+            for level in range(trie.num_levels):
+                wanted = items.gather(1, held)
+                above = trie.nodes_of_items(wanted, level)
+                if level > 0:
+                    codes = trie.child_codes[level - 1][above].long()
+                    log_probs, state = model.step(level, state, parents, codes, above)
+                slots = trie.nodes_of_items(wanted, level + 1) - trie.child_offsets[level][above]
+                rows = log_probs.expand(4, 5, -1) if level == 0 else log_probs
+                total = total + rows.gather(2, slots.unsqueeze(2)).squeeze(2)
+                order = torch.stack([torch.randint(5, (5,), generator=generator) for _ in range(4)])
+                parents = order if level else torch.zeros_like(order)
+                held, total = held.gather(1, order), total.gather(1, order)
+        assert [tuple(row) for row in held.tolist()] != [tuple(range(5))] * 4
+        torch.testing.assert_close(total, expected.gather(1, items.gather(1, held)), rtol=1e-4, atol=1e-5)
+
+    def test_a_step_gives_minus_infinity_as_padding(self, kind: str) -> None:
+        model = KINDS[kind]()
+        nodes = torch.tensor([[0, -1, 2]])
+        with torch.no_grad():
+            context = model.encode(torch.tensor([[1, 2]]), torch.tensor([2]))
+            _, state = model.start(context)
+            codes = model.trie.child_codes[0][nodes.clamp(min=0)].long() * (nodes >= 0)
+            log_probs, _ = model.step(1, state, torch.zeros_like(nodes), codes, nodes)
+        is_valid = model.trie.children(1, nodes).is_valid
+        assert (log_probs[~is_valid] == -torch.inf).all()
+        assert torch.isfinite(log_probs[is_valid]).all()
+
+    def test_the_future_does_not_change_the_past(self, kind: str) -> None:
+        model = KINDS[kind]()
+        histories, targets = windows(7)
+        other = histories.clone()
+        other[:, 3:] = torch.where(other[:, 3:] >= 0, (other[:, 3:] + 11) % NUM_ITEMS, -1)
+        with torch.no_grad():
+            before, after = (model.log_probs_of_targets(rows, targets) for rows in (histories, other))
+        torch.testing.assert_close(before[:, :3], after[:, :3], rtol=0, atol=0)
+        assert not torch.allclose(before[:, 3:], after[:, 3:])
+
+    def test_padding_and_company_change_nothing(self, kind: str) -> None:
+        model = KINDS[kind]()
+        histories, targets = windows(6, length=4)
+        more = torch.nn.functional.pad(histories, (0, 2), value=-1), torch.nn.functional.pad(targets, (0, 2), value=-1)
+        company = windows(5, seed=8)
+        together = [torch.cat(parts) for parts in zip(company, more, strict=True)]
+        lengths = (histories >= 0).sum(dim=1)
+        with torch.no_grad():
+            alone, among = model.log_probs_of_targets(histories, targets), model.log_probs_of_targets(*together)
+            torch.testing.assert_close(among[5:, :4], alone, rtol=1e-5, atol=1e-5)
+            for row in range(6):
+                short = histories[row : row + 1, : lengths[row]]
+                one = model.encode(short, lengths[row : row + 1])
+                many = model.encode(together[0], (together[0] >= 0).sum(dim=1))[5 + row : 6 + row]
+                torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-5)
+
+    def test_positions_without_target_are_zero(self, kind: str) -> None:
+        model = KINDS[kind]()
+        histories, targets = windows(7)
+        targets[:, 1] = -1
+        with torch.no_grad():
+            log_probs = model.log_probs_of_targets(histories, targets)
+            nothing = model.log_probs_of_targets(histories, torch.full_like(targets, -1))
+        assert (log_probs[targets < 0] == 0).all()
+        assert (nothing == 0).all()
+        assert (log_probs[targets >= 0].sum(dim=1) < 0).all()
+
+    def test_prefixes_of_each_depth_share_out_the_probability(self, kind: str) -> None:
+        """The catalogue's prefixes have probability 1 under "trie"; under "vocabulary" some is lost to other codes."""
+        model = KINDS[kind]()
+        trie = model.trie
+        histories, _ = windows(3)
+        with torch.no_grad():
+            log_probs, state = model.start(model.encode(histories, (histories >= 0).sum(dim=1)))
+            total, mass = torch.zeros(3, 1), torch.ones(3)
+            for level in range(trie.num_levels):
+                parents = trie.parents[level]
+                if level > 0:
+                    above = trie.parents[level - 1]
+                    beams = (above, trie.child_codes[level - 1].long(), torch.arange(len(above)))
+                    log_probs, state = model.step(level, state, *(beam.expand(3, -1) for beam in beams))
+                slots = torch.arange(len(parents)) - trie.child_offsets[level][parents]
+                total = total[:, parents] + log_probs[:, parents, slots]
+                mass = total.exp().sum(dim=1)
+                if model.normalisation == "trie":
+                    torch.testing.assert_close(mass, torch.ones(3))
+                else:
+                    assert (mass <= 1 + 1e-5).all()
+        assert model.normalisation == "trie" or bool((mass < 0.99).all())
+
+    def test_only_the_last_items_are_read(self, kind: str) -> None:
+        model = KINDS[kind]()
+        generator = torch.Generator().manual_seed(5)
+        long = torch.randint(NUM_ITEMS, (3, 11), generator=generator)
+        lengths = torch.tensor([11, 7, 2])
+        long[torch.arange(11) >= lengths.unsqueeze(1)] = -1
+        with torch.no_grad():
+            found = model.encode(long, lengths)
+            for row, length in enumerate(lengths.tolist()):
+                tail = long[row : row + 1, max(0, length - LENGTH) : length]
+                expected = model.encode(tail, torch.tensor([tail.shape[1]]))
+                torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-5, atol=1e-5)
+
+    def test_empty_histories_are_read_too(self, kind: str) -> None:
+        model = KINDS[kind]()
+        with torch.no_grad():
+            no_column = model.encode(torch.empty(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+            padded = model.encode(torch.full((2, 3), -1), torch.zeros(2, dtype=torch.int64))
+            scores = score_catalogue(model, model.trie, padded)
+        torch.testing.assert_close(no_column, padded)
+        assert torch.isfinite(scores).all()
+
+    def test_facts_and_weights_rebuild_it(self, kind: str) -> None:
+        model = KINDS[kind]()
+        facts = json.loads(json.dumps(model.facts))
+        other = build_from(facts, model.trie)
+        other.load_state_dict(model.state_dict())
+        histories, targets = windows(7)
+        with torch.no_grad():
+            expected = model.log_probs_of_targets(histories, targets)
+            torch.testing.assert_close(other.eval().log_probs_of_targets(histories, targets), expected)
+        assert (other.facts, other.normalisation) == (model.facts, model.normalisation)
+
+    def test_parameter_groups_hold_every_parameter_once(self, kind: str) -> None:
+        model = KINDS[kind]()
+        groups = model.parameter_groups(weight_decay=0.1, node_weight_decay=0.2, item_weight_decay=0.3)
+        grouped = [id(parameter) for group in groups for parameter in group["params"]]
+        assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
+        decay = {group["name"]: group["weight_decay"] for group in groups}
+        assert decay["rest"] == 0.0
+        named = {id(parameter): name for name, parameter in model.named_parameters()}
+        for group in groups:
+            for parameter in group["params"]:
+                assert group["name"] != "rest" or "feed_forward.inner" not in named[id(parameter)]
+
+    def test_every_parameter_gets_a_gradient(self, kind: str) -> None:
+        """Also from a batch without any target, as a rank of a distributed run may see."""
+        model = KINDS[kind]().train()
+        histories, targets = windows(60)
+        model.log_probs_of_targets(histories, torch.full_like(targets, -1)).sum().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        model.log_probs_of_targets(histories, targets).sum().backward()
+        idle = {
+            name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+        }
+        # where there is nothing to choose, nothing is to be learnt from the choice
+        assert idle == ({"decoder.output_codes.2"} if model.normalisation == "trie" else set())
+
+    def test_it_takes_the_trie_along(self, kind: str) -> None:
+        model = KINDS[kind]()
+        assert model.to("meta").trie.device.type == "meta"

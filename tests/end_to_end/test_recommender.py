@@ -1,0 +1,135 @@
+"""From raw data to a recommender in the table, through the command line; and what must be refused on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from genrec.cli import app
+
+RUNNER = CliRunner()
+MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
+SHORT = ["stopping.max_epochs=3", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
+
+
+def works(*words: str) -> dict[str, object]:
+    result = RUNNER.invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return json.loads(result.stdout)
+
+
+def fails(*words: str, code: int) -> str:
+    result = RUNNER.invoke(app, list(words))
+    assert result.exit_code == code, result.output + repr(result.exception)
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with dataset d, embeddings e and semantic IDs s of a small planted catalogue."""
+    folder = tmp_path_factory.mktemp("road")
+    size = ["source.num_users=150", "source.num_items=80", "source.num_categories=4"]
+    works("prepare", "synthetic", *size, f"output={folder}/d")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12,12]"]
+    found = works("tokenize", f"dataset={folder}/d", f"output={folder}/s", *words)
+    assert found["codebook_sizes"][:3] == [12, 12, 12]  # type: ignore[index]
+    return folder
+
+
+def train_words(road: Path, run: Path) -> list[str]:
+    return ["train", f"dataset={road}/d", f"semantic_ids={road}/s", f"run={run}", *MODEL, *SHORT]
+
+
+@pytest.fixture(scope="module")
+def trained(road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    works(*train_words(road, run))
+    return run
+
+
+def test_the_recommender_is_in_the_table(road: Path, trained: Path, tmp_path: Path) -> None:
+    words = [f"recommenders.mine={trained}/recommender", "models=[popularity,item_knn,optimum]", "cutoffs=[5,20]"]
+    found = works("evaluate", f"dataset={road}/d", f"output={tmp_path}/e", *words, "search.beam_width=20")
+    rows = {(row["model"], row["mask"]): row["metrics"]["recall@20"]["mean"] for row in found["rows"]}  # type: ignore[index,union-attr]
+    assert len(rows) == 8
+    assert rows["popularity", "none"] < rows["mine", "none"] <= rows["optimum", "none"] + 0.1
+    manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
+    assert set(manifest["parents"]) == {"dataset", "recommender mine"}
+    line = fails("evaluate", f"dataset={road}/d", f"output={tmp_path}/f", *words, "search.beam_width=10", code=2)
+    assert "above the number of candidates" in line
+
+
+def test_training_is_reproducible_and_a_finished_run_stays(road: Path, trained: Path, tmp_path: Path) -> None:
+    works(*train_words(road, tmp_path / "again"))
+    before = load_file(trained / "recommender" / "weights.safetensors")
+    after = load_file(tmp_path / "again" / "recommender" / "weights.safetensors")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert "--resume" in fails(*train_words(road, trained), code=2)
+    identity = json.loads((trained / "recommender" / "manifest.json").read_text())["identity"]
+    assert works(*train_words(road, trained), "--resume")["identity"] == identity
+
+
+def test_killed_training_goes_on_bit_equal(road: Path, trained: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run")]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= 1:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, errors
+    works(*train_words(road, tmp_path / "run"), "--resume")
+    before = load_file(trained / "recommender" / "weights.safetensors")
+    after = load_file(tmp_path / "run" / "recommender" / "weights.safetensors")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_other_semantic_ids_and_corrupt_weights_are_refused(road: Path, trained: Path, tmp_path: Path) -> None:
+    for name in ("d", "e", "s"):
+        shutil.copytree(road / name, tmp_path / name)
+    run = tmp_path / "run"
+    works(*train_words(tmp_path, run))
+    evaluate = ["evaluate", f"dataset={tmp_path}/d", f"output={tmp_path}/x", f"recommenders.mine={run}/recommender"]
+    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={tmp_path}/e", "tokenizer.codebook_sizes=[12,12,12]"]
+    words += ["tokenizer.seed=9", "overwrite=true"]
+    works("tokenize", f"dataset={tmp_path}/d", f"output={tmp_path}/s", *words)
+    assert "other semantic IDs" in fails(*evaluate, code=5)
+    weights = run / "recommender" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    assert "weights.safetensors" in fails(*evaluate, code=3)
+
+
+def test_unhealthy_tables_do_not_pass_the_gate(road: Path, tmp_path: Path) -> None:
+    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={road}/e", "tokenizer.codebook_sizes=[4]"]
+    line = fails("tokenize", f"dataset={road}/d", f"output={tmp_path}/s", *words, code=4)
+    assert "collision rate" in line
+    assert not (tmp_path / "s").exists()
+    line = fails("tokenize", f"dataset={road}/d", f"output={tmp_path}/s", "tokenizer=imported", code=3)
+    assert "came without semantic IDs" in line
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(road: Path, tmp_path: Path) -> None:
+    line = fails(
+        *train_words(road, tmp_path / "run"), "optimizer.learning_rate=1e30", "optimizer.clip_norm=null", code=4
+    )
+    assert "the loss is nan" in line or "the loss is inf" in line
+    assert "learning_rate" in line
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "failed"
