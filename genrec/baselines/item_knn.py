@@ -1,6 +1,6 @@
 """Directed item-kNN: what is bought soon after the last items of a history.
 
-The strongest of the simple baselines (METHODS section 6). Pure sparse algebra; must not know evaluation or
+The strongest of the simple baselines (docs/methods.md section 6). Pure sparse algebra; must not know evaluation or
 configuration.
 """
 
@@ -22,7 +22,7 @@ from genrec.errors import ConfigError
 
 
 class DirectedItemKnn:
-    """Scores = H C with C = P^-a (T + b T') P^-c (METHODS section 6).
+    """Scores = H C with C = P^-a (T + b T') P^-c (docs/methods.md section 6).
 
     T[i, j] sums decay^(distance - 1) over the pairs of a training history with i before j at a distance of at most
     `window`; P holds the training interactions of each item, at least 1; H[u, i] sums history_decay^age over the last

@@ -127,3 +127,19 @@ class SearchSection:
     beam_width: int = key("beams", 50, minimum=1)
     num_candidates: int | None = key("length of the lists; null: the beam width", None, minimum=1)
     batch_size: int = key("requests searched at once", 64, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendConfig:
+    """Recommender and histories -> the best items of each user, as Parquet."""
+
+    dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
+    recommender: Path = key("folder of a recommender")
+    output: Path = key("Parquet file to write: user_id, rank, item_id, score")
+    overwrite: bool = key("replace an existing output", False)
+    histories: Path | None = key(
+        "Parquet, CSV or JSON lines of events, oldest first (user_id, item_id); null: all users of the dataset", None
+    )
+    k: int = key("items a user", 10, minimum=1)
+    exclude_seen: bool = key("leave out the items of the history", True)
+    search: SearchSection = key("how it searches", SearchSection)

@@ -47,7 +47,7 @@ def beam_search(
     num_candidates: int,
     constraint: Constraint | None = None,
 ) -> Candidates:
-    """Keeps the `beam_width` most probable prefixes of every length (METHODS, decoding).
+    """Keeps the `beam_width` most probable prefixes of every length (docs/methods.md section 4).
 
     Exact are: log-probabilities; that items are in the catalogue, admissible and distinct; the order (score desc,
     item_index asc) of what is returned; and everything, if no depth has more than `beam_width` alive nodes. Prefixes

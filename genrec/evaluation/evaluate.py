@@ -63,7 +63,7 @@ def evaluate_models(
     progress: Callable[[str, int, int], None] | None = None,
     **summary: Unpack[SummaryOptions],
 ) -> Evaluation:
-    """Full-ranking evaluation of several models on the same cases (METHODS section 6).
+    """Full-ranking evaluation of several models on the same cases (docs/methods.md section 6).
 
     Every case is ranked against the whole catalogue, with and without the items of its history, from one scoring pass.
     The denominator is all cases: a target outside the catalogue or never recommended is a miss. A case with an empty

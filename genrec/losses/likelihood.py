@@ -1,4 +1,4 @@
-"""Likelihood losses (METHODS section 2), as pure functions.
+"""Likelihood losses (docs/methods.md section 2), as pure functions.
 
 Must not know models, tries, data or configuration: log-probabilities or logits in, a scalar and its parts out.
 """

@@ -1,6 +1,6 @@
 """From the state of a user to the probabilities of the codes of the next item, level by level.
 
-METHODS section 2. With u the state of the user, C code embeddings, E trie-node embeddings, W output codes:
+docs/methods.md section 2. With u the state of the user, C code embeddings, E trie-node embeddings, W output codes:
 
     s_l = u + sum_{j <= l} (C_j[c_j] + E_j[v_j]),   d_l = norm(residual networks(s_l))
     logit of child v of node n of level l = <d_l, W_l[code(v)]> + <d_l + u, E_l[v]>
@@ -35,7 +35,7 @@ class DecoderState(NamedTuple):
 class CodeDecoder(nn.Module):
     """The probabilities of the codes, for all targets of a batch at once, and step by step for beams.
 
-    The decoder is a residual network on the running sum s_l, where METHODS leaves room for a transformer block over the
+    The decoder is a residual network on the running sum s_l, where a transformer block would do over the
     codes: as good in a trial (Office, one seed: validation R@10 .1001 against .1005), cheaper, causal by construction,
     and all that a beam has to carry is one vector.
 

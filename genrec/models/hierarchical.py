@@ -1,6 +1,7 @@
 """The hierarchical recommender: a causal transformer over items, and a small decoder over the codes of the next one.
 
-METHODS section 2. A history of T items is T positions, and each of them predicts the item after it in the same pass:
+docs/methods.md section 2. A history of T items is T positions, each of which predicts the item after it in the same
+pass:
 
     x_t = sum_l C_l[c_l(i_t)] + I[i_t],   u_t = norm(transformer(x_1 .. x_t))
 

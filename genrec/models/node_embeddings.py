@@ -1,6 +1,7 @@
 """One learnt vector for each node of the trie: scores of children, and rows that follow their prefixes to another trie.
 
-METHODS section 2: E_l[v] in the logit <d + u, E_l[v]> of child v. Must not know users, histories or normalisation.
+docs/methods.md section 2: E_l[v] in the logit <d + u, E_l[v]> of child v. Must not know users, histories or
+normalisation.
 """
 # P queries, R pairs of a query and a child, D width, n nodes of depth l + 1, W beams, M most children of a node
 

@@ -33,7 +33,7 @@ def health(
     max_queries: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What is to be known about a table before a model is trained on it (METHODS section 1); plain JSON types.
+    """What is to be known about a table before a model is trained on it (docs/methods.md section 1); plain JSON types.
 
     Args:
         codes_before: integers [N, L] of the quantiser (or of a file), collisions included.

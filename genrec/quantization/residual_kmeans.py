@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class ResidualKMeans:
-    """Residual k-means quantiser (RQ-KMeans; METHODS section 1).
+    """Residual k-means quantiser (RQ-KMeans; docs/methods.md section 1).
 
     r_0 = e - mean; c_l = argmin_k |r_{l-1} - B_l[k]|^2, ties to the lower code; r_l = r_{l-1} - B_l[c_l]. The codebook
     B_l is trained by k-means on the residuals r_{l-1} of one fitted set for all levels: all vectors, or a random sample

@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from genrec.cli import app
+from genrec.data.dataset import Dataset
+from genrec.pipeline.recommenders import build_generator, load_recommender
 
 RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
@@ -70,6 +73,32 @@ def test_the_recommender_is_in_the_table(road: Path, trained: Path, tmp_path: Pa
     assert set(manifest["parents"]) == {"dataset", "recommender mine"}
     line = fails("evaluate", f"dataset={road}/d", f"output={tmp_path}/f", *words, "search.beam_width=10", code=2)
     assert "above the number of candidates" in line
+
+
+def test_recommendations_are_those_of_the_evaluated_object(road: Path, trained: Path, tmp_path: Path) -> None:
+    words = [f"dataset={road}/d", f"recommender={trained}/recommender", "search.beam_width=20", "k=5"]
+    found = works("recommend", *words, f"output={tmp_path}/all.parquet")
+    assert found["num_users"] == 150
+    assert found["num_rows"] == 750
+    table = pl.read_parquet(tmp_path / "all.parquet")
+    assert table.columns == ["user_id", "rank", "item_id", "score"]
+    dataset = Dataset.load(road / "d")
+    seen = {(dataset.user_ids[u], dataset.item_ids[int(i)]) for u, h in enumerate(dataset.histories()) for i in h}
+    assert not seen & set(zip(table["user_id"], table["item_id"], strict=True))
+    events = "user_id,item_id\nnew,item-0003\nstranger,nothing\nnew,gone\nnew,item-0007\n"
+    (tmp_path / "events.csv").write_text(events)
+    found = works("recommend", *words, f"histories={tmp_path}/events.csv", f"output={tmp_path}/new.parquet")
+    assert (found["num_users"], found["num_unknown_items"], found["num_popular"]) == (2, 2, 1)
+    table = pl.read_parquet(tmp_path / "new.parquet")
+    assert table["user_id"].unique(maintain_order=True).to_list() == ["new", "stranger"]
+    _, model = load_recommender(trained / "recommender", dataset)
+    generator = build_generator(model, dataset, np.ones(80), beam_width=20)
+    expected = generator.recommend([["item-0003", "item-0007"]], 5, exclude_seen=True)
+    assert table["item_id"].to_list()[:5] == expected.item_ids[0]
+    assert table["score"].to_list()[:5] == pytest.approx(expected.scores[0])
+    line = fails("recommend", *words, f"output={tmp_path}/new.parquet", code=2)
+    assert "overwrite=true" in line
+    assert "search.beam_width=30" in fails("recommend", *words, f"output={tmp_path}/x.parquet", "k=30", code=2)
 
 
 def test_training_is_reproducible_and_a_finished_run_stays(road: Path, trained: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def lag_counts(train: list[list[int]], lag: int) -> Counter[tuple[int, int]]:
 
 
 def knn_scores(train: list[list[int]], history: list[int], *, history_length: int = 20, **constants: float) -> dict:
-    """Item -> score over the items that share a window with the history; constants as in METHODS section 6."""
+    """Item -> score over the items that share a window with the history; constants as in docs/methods.md section 6."""
     window, decay, backward = int(constants["window"]), constants["decay"], constants["backward"]
     counts = popularity(train)
     forward: dict[tuple[int, int], float] = defaultdict(float)
