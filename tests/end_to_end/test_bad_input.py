@@ -161,6 +161,25 @@ def test_existing_output_is_kept(dataset: Path) -> None:
     assert (dataset / "manifest.json").read_bytes() == before
 
 
+def test_an_artifact_is_not_replaced_by_another_kind_nor_written_into(tmp_path: Path) -> None:
+    works(*SYNTHETIC, f"output={tmp_path}/d")
+    before = (tmp_path / "d" / "manifest.json").read_bytes()
+    words = ["embed", f"dataset={tmp_path}/d", "embedding.dimensions=8"]
+    assert "choose another output" in fails(*words, f"output={tmp_path}/d", "overwrite=true", code=2)
+    works(*words, f"output={tmp_path}/e")
+    line = fails(*SYNTHETIC, f"output={tmp_path}/e", "overwrite=true", code=2)
+    assert "another kind of artifact" in line
+    for output in ("d/inside", "d/report.json"):
+        command = "evaluate" if output == "d/inside" else "audit"
+        fails(command, f"dataset={tmp_path}/d", f"output={tmp_path}/{output}", code=2)
+    assert "inside of an artifact" in fails("sweep", f"dataset={tmp_path}/d", f"run={tmp_path}/d/run", code=2)
+    assert (tmp_path / "d" / "manifest.json").read_bytes() == before
+    works("audit", f"dataset={tmp_path}/d")
+    (tmp_path / "mine.json").write_text("precious")
+    assert "overwrite=true" in fails("audit", f"dataset={tmp_path}/d", f"output={tmp_path}/mine.json", code=2)
+    assert (tmp_path / "mine.json").read_text() == "precious"
+
+
 def test_one_flipped_byte(dataset: Path, tmp_path: Path) -> None:
     works(*SYNTHETIC, f"output={tmp_path}/d")
     file = tmp_path / "d" / "interactions.parquet"
