@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import schema, training
+from genrec.config import recipe, schema, training
 
 INTERRUPTED = 130
 
@@ -36,6 +36,11 @@ class Verb:
     summary: str
     resumable: bool = False
 
+    @property
+    def folder(self) -> str:
+        """Where its named configurations are."""
+        return "recipes" if self.root is recipe.RecipeConfig else self.name
+
 
 VERBS = (
     Verb(
@@ -44,6 +49,13 @@ VERBS = (
         "run",
         "quickstart",
         "The whole road on a synthetic catalogue, nothing downloaded.",
+    ),
+    Verb(
+        "run",
+        recipe.RecipeConfig,
+        "run",
+        "run",
+        "A recipe, from raw files to the table; re-uses what is unchanged.",
     ),
     Verb("prepare", schema.PrepareConfig, "prepare", "prepare", "Raw files -> an audited, split dataset."),
     Verb(
@@ -181,8 +193,9 @@ def _configure(verb: Verb, arguments: list[str]) -> Any:
     from genrec.config.load import load_config
 
     assert verb.root is not None
-    files = [find_config(verb.name, word) for word in arguments if "=" not in word]
-    return load_config(verb.root, files, [word for word in arguments if "=" in word])
+    files = [find_config(verb.folder, word) for word in arguments if "=" not in word]
+    fixed = recipe.decided_by if verb.root is recipe.RecipeConfig else None
+    return load_config(verb.root, files, [word for word in arguments if "=" in word], fixed=fixed)
 
 
 def find_config(verb: str, word: str) -> Path:
@@ -249,7 +262,7 @@ def _show_keys(verb: Verb, words: str) -> None:
     if verb.root is None:
         return
     folders = config_folders()
-    named = sorted({file.stem for folder in folders for file in (folder / verb.name).glob("*.yaml")})
+    named = sorted({file.stem for folder in folders for file in (folder / verb.folder).glob("*.yaml")})
     if named:
         terminal.text(f"named configurations: {', '.join(named)}")
     for line in describe(verb.root):

@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -57,13 +57,21 @@ class KeyHelp:
     help: str
 
 
-def load_config(root: type[T], files: Sequence[Path] = (), dotlist: Sequence[str] = ()) -> T:
+def load_config(
+    root: type[T],
+    files: Sequence[Path] = (),
+    dotlist: Sequence[str] = (),
+    *,
+    fixed: Callable[[str, Set[str]], Mapping[str, Mapping[str, Any]]] | None = None,
+) -> T:
     """Builds `root` from its defaults, then `files` in order, then `dotlist`.
 
     Args:
         root: a frozen dataclass of `genrec.config.schema`.
         files: YAML files, each with only what differs from the layers before.
         dotlist: ``key.sub=value`` items; the value is YAML, or plain text where the key is a string.
+        fixed: from the value of ``output`` and the sections that are there, values that the root decides itself, by
+            section and key (section.key).
 
     Raises:
         ConfigError: unreadable or malformed file, unknown key, wrong type or range, missing values.
@@ -73,6 +81,10 @@ def load_config(root: type[T], files: Sequence[Path] = (), dotlist: Sequence[str
         tree = _merge(tree, _annotate(_read_yaml(path), str(path)))
     for item in dotlist:
         tree = _merge(tree, _parse_item(item))
+    if fixed is not None:
+        output = tree.get("output")
+        text = (output.text or output.value) if isinstance(output, Leaf) else None
+        tree = _fix(tree, fixed(text if isinstance(text, str) else ".", tree.keys()), root)
     missing: list[tuple[str, Any]] = []
     config = _build(root, tree, (), missing)
     if missing:
@@ -177,6 +189,27 @@ def _merge(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = node
     return merged
+
+
+def _fix(tree: dict[str, Any], fixed: Mapping[str, Mapping[str, Any]], root: type) -> dict[str, Any]:
+    """Adds what the root decides; an optional section that is not there stays away."""
+    required = {field.name for field in dataclasses.fields(root) if _default(field) is MISSING}
+    for section, values in fixed.items():
+        node = tree.setdefault(section, {}) if section in required else tree.get(section)
+        if not isinstance(node, dict):
+            continue
+        for key, value in values.items():
+            if key in node:
+                what = f"key {section + '.' + key!r} is decided by the recipe"
+                raise ConfigError(what, where=_origin(node[key]), fix="set output=... of the recipe instead")
+            _merge_into(node, key.split("."), Leaf(value, "the recipe"))
+    return tree
+
+
+def _merge_into(node: dict[str, Any], path: list[str], leaf: Leaf) -> None:
+    for part in path[:-1]:
+        node = node.setdefault(part, {})
+    node[path[-1]] = leaf
 
 
 def _as_section(node: Any) -> Any:

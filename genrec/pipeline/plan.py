@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from genrec.config import schema, sources, training
+from genrec.config import recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 
@@ -20,6 +20,8 @@ def expected_cost(config: Any = None) -> list[str]:
     """
     if isinstance(config, schema.PrepareConfig):
         return _prepare_cost(config)
+    if isinstance(config, recipe.RecipeConfig):
+        return [*_prepare_cost(config.prepare), f"trains for at most {config.train.stopping.max_epochs} epochs"]
     if isinstance(config, schema.QuickstartConfig):
         return ["about a minute on two cores"]
     if config is None:

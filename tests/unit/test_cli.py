@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from genrec.cli import INSPECT, VERBS, app, config_folders, find_config
 from genrec.config.load import load_config
+from genrec.config.recipe import RecipeConfig, decided_by
 from genrec.errors import ConfigError
 
 RUNNER = CliRunner()
@@ -73,15 +74,16 @@ def test_unknown_verb_and_option_exit_2() -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_every_shipped_configuration_loads(file: Path) -> None:
-    verb = next(verb for verb in VERBS if verb.name == file.parent.name)
+    verb = next(verb for verb in VERBS if verb.folder == file.parent.name)
     assert verb.root is not None
     extra = {
         "embed": ["dataset=d", "output=o"],
         "tokenize": ["dataset=d", "output=o"],
         "train": ["dataset=d", "semantic_ids=s", "run=r"],
     }.get(file.parent.name, [])
-    assert load_config(verb.root, [file], extra) is not None
-    assert find_config(verb.name, file.stem).samefile(file)
+    fixed = decided_by if verb.root is RecipeConfig else None
+    assert load_config(verb.root, [file], extra, fixed=fixed) is not None
+    assert find_config(verb.folder, file.stem).samefile(file)
 
 
 def test_dry_run_prints_a_configuration_that_reads_back(tmp_path: Path) -> None:
@@ -90,7 +92,8 @@ def test_dry_run_prints_a_configuration_that_reads_back(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(result.stdout, encoding="utf-8")
     assert find_config("prepare", str(file)) == file
-    assert load_config(VERBS[1].root, [file]).filter.min_rating == 2.0  # type: ignore[union-attr,arg-type]
+    root = next(verb.root for verb in VERBS if verb.name == "prepare")
+    assert load_config(root, [file]).filter.min_rating == 2.0  # type: ignore[union-attr,arg-type]
     assert "# " in result.stdout
     assert not (tmp_path / "o").exists()
 

@@ -1,0 +1,72 @@
+"""A recipe: everything in one command, and only what has changed the next time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from genrec.cli import app
+
+RUNNER = CliRunner()
+SMALL = [
+    *("prepare.source.num_users=120", "prepare.source.num_items=80", "prepare.source.num_categories=4"),
+    *("embed.embedding.dimensions=16", "tokenize.tokenizer.codebook_sizes=[12,12,12]", "train.stopping.max_epochs=2"),
+    *("train.model.width=16", "train.model.hidden=32", "train.model.depth_hidden=16", "train.model.num_heads=2"),
+    *("train.accelerator=cpu", "evaluate.num_resamples=100", "evaluate.num_permutations=200"),
+]
+STAGES = ["prepare", "embed", "tokenize", "train"]
+
+
+def recipe(output: Path, *more: str) -> list[str]:
+    return ["run", "synthetic", *SMALL, f"output={output}", *more]
+
+
+def works(*words: str) -> dict[str, object]:
+    result = RUNNER.invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    output = tmp_path_factory.mktemp("recipe") / "out"
+    return output, works(*recipe(output))
+
+
+def test_only_what_has_changed_runs_again(made: tuple[Path, dict[str, object]]) -> None:
+    output, first = made
+    assert first["reused"] == []
+    assert {row["model"] for row in first["evaluate"]["rows"]} >= {"hierarchical", "item_knn", "optimum"}  # type: ignore[index]
+    again = works(*recipe(output))
+    assert again["reused"] == STAGES
+    assert again["evaluate"]["rows"] == first["evaluate"]["rows"]  # type: ignore[index]
+    assert works(*recipe(output, "train.seed=1"))["reused"] == STAGES[:3]
+    assert works(*recipe(output, "train.seed=1", "tokenize.tokenizer.seed=3"))["reused"] == STAGES[:2]
+    weights = output / "train" / "recommender" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert works(*recipe(output, "train.seed=1", "tokenize.tokenizer.seed=3"))["reused"] == STAGES[:3]
+
+
+def test_a_run_that_was_cut_off_goes_on(made: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    works(*recipe(output))
+    record = json.loads((output / "recipe.json").read_text())
+    del record["train"]  # as if the process had been killed before the recommender was written
+    (output / "recipe.json").write_text(json.dumps(record))
+    found = works(*recipe(output))
+    assert found["reused"] == STAGES[:3]
+    assert json.loads((output / "train" / "status.json").read_text())["num_resumed"] == 1
+    assert found["evaluate"]["rows"] == made[1]["evaluate"]["rows"]  # type: ignore[index]
+
+
+def test_the_recipe_decides_the_folders(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, recipe(tmp_path / "out", "prepare.output=elsewhere"))
+    assert result.exit_code == 2
+    assert "'prepare.output' is decided by the recipe; set output=..." in result.stderr
+    result = RUNNER.invoke(app, [*recipe(tmp_path / "out"), "--dry-run"])
+    assert result.exit_code == 0
+    assert f"output: {tmp_path}/out/semantic_ids" in result.stdout
+    assert not (tmp_path / "out").exists()
