@@ -139,9 +139,9 @@ def check_gates(
     failed: list[tuple[str, str, str]] = []  # expected, found, fix
     rate = health["collisions"]["rate"]
     if rate > max_collision_rate:
-        fix = "raise codebook_sizes or add a level, look for items with equal vectors"
+        fix = "raise tokenizer.codebook_sizes or add a level, look for items with equal vectors"
         failed.append((f"collision rate at most {max_collision_rate:.3g}", f"{rate:.3g}", fix))
-    fewer = "lower codebook_sizes"
+    fewer = "lower tokenizer.codebook_sizes"
     for entry in health["levels"]:
         name, share, dead = f"level {entry['level']}", entry["perplexity_share"], entry["dead"] / entry["size"]
         if share < min_perplexity_share:

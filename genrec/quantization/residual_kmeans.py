@@ -405,5 +405,5 @@ def _too_few(level: int, sizes: Sequence[int], found: str) -> DataError:
         f"too few vectors for level {level + 1} of {len(sizes)} of the codes",
         expected=f"at least {sizes[level]} different ones for its {sizes[level]} codes",
         found=found,
-        fix="lower codebook_sizes" if level == 0 else "lower codebook_sizes, or use fewer levels",
+        fix="lower tokenizer.codebook_sizes" if level == 0 else "lower tokenizer.codebook_sizes, or use fewer levels",
     )

@@ -111,7 +111,7 @@ class TestQuantiser:
             factory().fit(normal(100)).encode(vectors)
 
     def test_too_few_items_are_refused(self, factory):
-        with pytest.raises(DataError, match=r"too few .*expected at least 8 .*found 7.*lower codebook_sizes"):
+        with pytest.raises(DataError, match=r"too few .*expected at least 8 .*found 7.*lower tokenizer.codebook_sizes"):
             factory().fit(normal(7))
 
     def test_codes_outside_their_level_are_refused(self, factory):
