@@ -190,7 +190,7 @@ def test_too_few_different_vectors() -> None:
     vectors = np.repeat(normal(5, 4), 20, axis=0)
     with pytest.raises(
         DataError,
-        match=r"level 1 of 2 .*expected at least 6 different ones .*found 5 different vectors\); lower tokenizer.codebook",
+        match=r"level 1 of 2 .*at least 6 different ones .*found 5 different vectors\); lower tokenizer.codebook",
     ):
         ResidualKMeans(codebook_sizes=(6, 2)).fit(vectors)
     with pytest.raises(DataError, match=r"too few vectors for level 2 of 2 .*found 100 vectors"):
