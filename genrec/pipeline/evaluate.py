@@ -58,6 +58,7 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "identity": artifact.identity,
         "num_cases": report["num_cases"],
         "rows": report["rows"],
+        "comparisons": report["comparisons"],
         "left_out": notes,
     }
     follow = f"genrec inspect user dataset={config.dataset} user={dataset.user_ids[int(cases.user_index[0])]}"
