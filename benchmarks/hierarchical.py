@@ -19,19 +19,15 @@ Prints one JSON line; exit code 1 if a ratio is below its limit.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
-import re
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from office import END, PADDING, SIZES, Work, build_t5, keep_freed_memory, load_office, measure, t5_inputs, t5_tokens
 
 from genrec.data.batches import BatchStream
 from genrec.data.sequences import Ragged
@@ -41,29 +37,9 @@ from genrec.seeding import generator
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 PROJECT = Path(__file__).resolve().parent.parent
-SIZES = (256, 256, 256, 256)
-USERS, ITEMS, EVENTS = 4905, 2420, 53_258
-BATCH, HISTORY, T5_HISTORY = 64, 50, 20
+BATCH, HISTORY = 64, 50
 LIMITS = {"with_nodes": 30.0, "without_nodes": 60.0}
 PRECISIONS = {"float32": False, "bfloat16": True}
-Work = Callable[[], int]  # does some batches and says how many targets that were
-
-
-def read_office(folder: Path) -> tuple[list[list[int]], np.ndarray]:
-    with gzip.open(folder / "Office.inter.json.gz", "rt") as file:
-        sequences = list(json.load(file).values())
-    table = json.loads((folder / "Office.index.rq-kmeans.json").read_text())
-    codes = [[int(re.sub(r"\D", "", token)) for token in table[str(item)]] for item in range(len(table))]
-    return sequences, np.array(codes, dtype=np.int32)
-
-
-def draw_office() -> tuple[list[list[int]], np.ndarray]:
-    """Sequences of 5 items and a geometric rest; codes that branch about as those of Office do."""
-    rng = generator(0)
-    lengths = 4 + rng.geometric(1 / (EVENTS / USERS - 4), USERS)
-    sequences = [rng.integers(ITEMS, size=length).tolist() for length in lengths]
-    codes = np.stack([rng.integers(size, size=ITEMS) for size in (256, 6, 3, 2)], axis=1)
-    return sequences, codes.astype(np.int32)
 
 
 def hierarchical_work(
@@ -90,57 +66,26 @@ def hierarchical_work(
 
 
 def t5_work(sequences: list[list[int]], codes: np.ndarray, *, half: bool, batches: int) -> Work:
-    from transformers import T5Config, T5ForConditionalGeneration  # pyright: ignore[reportMissingImports]
-
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=2 + sum(SIZES),
-        d_model=128,
-        d_kv=64,
-        d_ff=1024,
-        num_layers=4,
-        num_decoder_layers=4,
-        num_heads=6,
-        decoder_start_token_id=0,
-    )
-    model = T5ForConditionalGeneration(config).train()
-    tokens = torch.from_numpy(codes + 2 + 256 * np.arange(4)).long()  # 0 is padding, 1 ends
+    model = build_t5().train()
+    tokens = t5_tokens(codes)
     rng = generator(1)
     pairs = [(user, place) for user, row in enumerate(sequences) for place in range(1, len(row) - 2)]
     inputs = []
     for chosen in rng.choice(len(pairs), (batches, BATCH), replace=False):
-        rows = [
-            (sequences[user][max(0, place - T5_HISTORY) : place], sequences[user][place])
-            for user, place in (pairs[n] for n in chosen)
-        ]
-        longest = max(len(history) for history, _ in rows)
-        input_ids = torch.zeros(BATCH, longest, 4, dtype=torch.int64)
-        for row, (history, _) in enumerate(rows):
-            input_ids[row, : len(history)] = tokens[history]
-        labels = torch.nn.functional.pad(tokens[[target for _, target in rows]], (0, 1), value=1)
-        inputs.append((input_ids.flatten(1), labels))
+        some = [pairs[n] for n in chosen]
+        input_ids = t5_inputs(tokens, [sequences[user][:place] for user, place in some])
+        labels = tokens[[sequences[user][place] for user, place in some]]
+        inputs.append((input_ids, torch.nn.functional.pad(labels, (0, 1), value=END)))
 
     def work() -> int:
         for input_ids, labels in inputs:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                loss = model(input_ids=input_ids, attention_mask=(input_ids > 0).long(), labels=labels).loss
+                loss = model(input_ids=input_ids, attention_mask=(input_ids != PADDING).long(), labels=labels).loss
             loss.backward()
             model.zero_grad(set_to_none=True)
         return BATCH * len(inputs)
 
     return work
-
-
-def targets_per_second(work: Work) -> float:
-    start = time.process_time()
-    return work() / (time.process_time() - start)
-
-
-def measure(works: dict[str, Work], repetitions: int) -> dict[str, float]:
-    for work in works.values():
-        work()
-    runs = [{name: targets_per_second(work) for name, work in works.items()} for _ in range(repetitions)]
-    return {name: statistics.median(run[name] for run in runs) for name in works}
 
 
 def main() -> int:
@@ -156,10 +101,10 @@ def main() -> int:
         print("skipped: transformers is not installed; pip install transformers")
         return 0
     torch.set_num_threads(1)
-    folder = arguments.data_root / "apao_office"
-    sequences, codes = read_office(folder) if folder.is_dir() else draw_office()
+    keep_freed_memory()
+    data, sequences, codes = load_office(arguments.data_root)
     trie = SemanticIdTrie.build(codes, SIZES)
-    result: dict[str, Any] = {"benchmark": "hierarchical", "data": "office" if folder.is_dir() else "random"}
+    result: dict[str, Any] = {"benchmark": "hierarchical", "data": data}
     is_short = False
     for precision, half in PRECISIONS.items():
         works = {
