@@ -94,6 +94,13 @@ INSPECT = (
         "inspect_user",
         "One user: history, target, recommendations.",
     ),
+    Verb(
+        "search",
+        schema.InspectSearchConfig,
+        "inspect_search",
+        "inspect_search",
+        "One search: its beams level by level, and where it lost the target.",
+    ),
 )
 
 app = typer.Typer(
@@ -105,7 +112,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item or one user.", rich_markup_mode=None)
+inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item, one user or one search.", rich_markup_mode=None)
 
 
 def main() -> None:

@@ -290,6 +290,21 @@ class InspectUserConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectSearchConfig:
+    """One search: its beams level by level, and where it kept or lost the target."""
+
+    dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
+    recommender: Path = key("folder of a recommender")
+    user: str = key("user id, as in the raw files")
+    split: Literal["validation", "test"] = key("history and target to look at", "test")
+    target: str | None = key("item id to look for instead of the split's target", None)
+    k: int = key("recommendations to show", 10, minimum=1)
+    prefixes: int = key("best prefixes of each level to show", 5, minimum=1)
+    exclude_seen: bool = key("leave out the items of the history", True)
+    search: SearchSection = key("how it searches", SearchSection)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
     """The whole road on a synthetic catalogue with a known optimum; nothing is downloaded."""
 

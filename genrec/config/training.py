@@ -111,6 +111,7 @@ class TrainConfig:
     dataset: Path = key("folder of a prepared dataset")
     semantic_ids: Path = key("folder of semantic IDs")
     run: Path = key("run folder; the recommender is in <run>/recommender")
+    initial: Path | None = key("folder of a recommender of older data, whose weights to start from; null: none", None)
     model: HierarchicalModel = key("the recommender", HierarchicalModel)
     optimizer: OptimizerSection = key("how weights change", OptimizerSection)
     stopping: StoppingSection = key("how long to train", StoppingSection)

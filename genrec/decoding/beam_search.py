@@ -70,7 +70,7 @@ def beam_search(
         ConfigError: W or k out of range.
         DataError: the scorer gave NaN or +inf.
     """
-    _check_width(trie, beam_width, num_candidates)
+    check_width(trie, beam_width, num_candidates)
     levels = search_levels(scorer, trie, context, beam_width=beam_width, constraint=constraint)
     check_scores([beams.is_bad for beams in levels])
     return expand_leaves(trie, levels[-1], num_candidates=num_candidates, constraint=constraint)
@@ -134,7 +134,8 @@ def advance(
     return Beams(children, best, parents, codes, is_bad=~(scores.amax(dim=1) < torch.inf))
 
 
-def _check_width(trie: SemanticIdTrie, beam_width: int, num_candidates: int) -> None:
+def check_width(trie: SemanticIdTrie, beam_width: int, num_candidates: int) -> None:
+    """Raises ConfigError unless a search of that width can return that many candidates."""
     if beam_width < 1:
         raise ConfigError("wrong beam width", expected="1 or more", found=beam_width)
     most = beam_width * trie.max_bucket

@@ -1,4 +1,4 @@
-"""Exact scores of the whole catalogue, and of given items: what every approximate search is compared with.
+"""Exact scores of the catalogue, its prefixes, and given items: what every approximate search is compared with.
 
 Must not know how a scorer works. Costs a forward pass of every node of the trie, so it is for catalogues of up to about
 50,000 items.
@@ -58,14 +58,26 @@ def exhaustive_search(
 
 
 def score_catalogue(scorer: Scorer, trie: SemanticIdTrie, context: Any) -> Float[Tensor, "B N"]:
-    """Log-probability of every item, by item_index: level by level, all nodes of a depth at once.
+    """Log-probability of every item, by item_index.
+
+    Raises:
+        DataError: the scorer gave NaN or +inf.
+    """
+    return score_prefixes(scorer, trie, context)[-1][:, trie.item_leaves]
+
+
+def score_prefixes(scorer: Scorer, trie: SemanticIdTrie, context: Any) -> list[Float[Tensor, "B _"]]:
+    """Log-probability of every prefix of 1 to L codes, by node: level by level, all nodes of a depth at once.
+
+    Returns:
+        L tensors [B, n_d], d = 1 to L.
 
     Raises:
         DataError: the scorer gave NaN or +inf.
     """
     log_probs, state = scorer.start(context)
     total = log_probs.new_zeros(len(log_probs), 1, dtype=torch.promote_types(log_probs.dtype, torch.float32))
-    is_bad = []
+    totals, is_bad = [], []
     for level in range(trie.num_levels):
         parents = trie.parents[level]
         if level > 0:
@@ -74,9 +86,10 @@ def score_catalogue(scorer: Scorer, trie: SemanticIdTrie, context: Any) -> Float
             log_probs, state = scorer.step(level, state, *(beam.expand(len(total), -1) for beam in beams))
         slots = torch.arange(len(parents), device=parents.device) - trie.child_offsets[level][parents]
         total = total[:, parents] + log_probs[:, parents, slots]
+        totals.append(total)
         is_bad.append(~(total.amax(dim=1) < torch.inf))
     check_scores(is_bad)
-    return total[:, trie.item_leaves]
+    return totals
 
 
 def score_items(
@@ -96,13 +109,24 @@ def score_items(
     Raises:
         DataError: the scorer gave NaN or +inf.
     """
+    return score_paths(scorer, trie, context, items)[..., -1]
+
+
+def score_paths(
+    scorer: Scorer, trie: SemanticIdTrie, context: Any, items: Int64[Tensor, "B k"]
+) -> Float[Tensor, "B k L"]:
+    """Log-probability of the prefixes of 1 to L codes on the way to given items; arguments as of `score_items`.
+
+    Raises:
+        DataError: the scorer gave NaN or +inf.
+    """
     is_item = items >= 0
     paths = trie.path_nodes(items)
     log_probs, state = scorer.start(context)
     total = log_probs.new_zeros(items.shape, dtype=torch.promote_types(log_probs.dtype, torch.float32))
     beams = torch.zeros_like(items)  # all continue the one beam of the start, and later each its own
     above = torch.zeros_like(items)
-    is_bad = []
+    totals, is_bad = [], []
     for level in range(trie.num_levels):
         nodes = paths[..., level]
         if level > 0:
@@ -113,10 +137,11 @@ def score_items(
         else:
             log_probs = log_probs[:, 0].gather(1, _slots(trie, level, above, nodes))
         total = torch.where(is_item, total + log_probs, -torch.inf)
+        totals.append(total)
         is_bad.append(~(total.amax(dim=1) < torch.inf))
         above = nodes
     check_scores(is_bad)
-    return total
+    return torch.stack(totals, dim=-1)
 
 
 def check_scores(is_bad: list[Tensor]) -> None:

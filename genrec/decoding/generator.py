@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from genrec.data.sequences import Ragged
@@ -39,6 +40,20 @@ class Recommendations:
     scores: list[list[float]]
     num_unknown_items: int
     num_popular: int
+
+
+class Requests(NamedTuple):
+    """A batch of histories as a search takes them.
+
+    Attributes:
+        context: of B requests, from `scorer.encode`.
+        constraint: what each request may get; None: everything.
+        is_empty: no item of the history could be read.
+    """
+
+    context: Any
+    constraint: Constraint | None
+    is_empty: Bool[Tensor, " B"]
 
 
 class CandidateGenerator:
@@ -141,21 +156,13 @@ class CandidateGenerator:
             deny: [B, D] item_index that must not come, -1 as padding.
             allow: [N] the items that may come; None: all.
         """
-        items, lengths = _pad(histories.tail(self.max_history), self.trie.device)
-        lists = [] if deny is None else [deny]
-        if exclude_seen:
-            lists.append(_pad(histories, self.trie.device)[0])
-        constraint = None
-        if allow is not None or sum(part.shape[1] for part in lists):
-            constraint = Constraint.build(self.trie, deny=lists, allow=allow)
-        context = self.scorer.encode(items, lengths)
+        context, constraint, is_empty = self.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
         found = beam_search(
             self.scorer, self.trie, context, beam_width=self.beam_width, num_candidates=k, constraint=constraint
         )
-        is_empty = lengths == 0
         if not bool(is_empty.any()):
             return found
-        popular = self._popular(len(lengths), k, constraint)
+        popular = self._popular(len(is_empty), k, constraint)
         chosen = is_empty.unsqueeze(1)
         score = torch.where(chosen, popular.score.to(found.score.dtype), found.score)
         return Candidates(
@@ -163,6 +170,25 @@ class CandidateGenerator:
             torch.where(chosen, -torch.inf, found.log_prob),
             score,
         )
+
+    @torch.inference_mode()
+    def read(
+        self,
+        histories: Ragged,
+        *,
+        exclude_seen: bool = False,
+        deny: Int64[Tensor, "B D"] | None = None,
+        allow: Tensor | None = None,
+    ) -> Requests:
+        """What `search` searches with; arguments as there."""
+        items, lengths = _pad(histories.tail(self.max_history), self.trie.device)
+        lists = [] if deny is None else [deny]
+        if exclude_seen:
+            lists.append(_pad(histories, self.trie.device)[0])
+        constraint = None
+        if allow is not None or sum(part.shape[1] for part in lists):
+            constraint = Constraint.build(self.trie, deny=lists, allow=allow)
+        return Requests(self.scorer.encode(items, lengths), constraint, lengths == 0)
 
     def _popular(self, num_rows: int, k: int, constraint: Constraint | None) -> Candidates:
         """The admissible items with the most training interactions, by (count descending, item_index ascending)."""

@@ -178,8 +178,7 @@ class HierarchicalRecommender(nn.Module):
             lengths = lengths - start
         if histories.shape[1] == 0:
             histories = histories.new_full((len(histories), 1), -1)
-        states = self._read(histories)
-        return states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
+        return self._read_last(histories, (lengths - 1).clamp(min=0))
 
     def start(self, context: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
         """Log-probabilities of the children of the root."""
@@ -199,11 +198,25 @@ class HierarchicalRecommender(nn.Module):
     def _read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """State after each item. What stands behind the end of a row cannot be seen from within it."""
         assert histories.shape[1] <= self.settings.history_length, "histories longer than history_length"
-        is_item = (histories >= 0).unsqueeze(-1)
-        x = self.input_dropout(torch.where(is_item, self._embed(histories.clamp(min=0)), self.empty_history))
+        x = self._inputs(histories)
         for block in self.blocks:
             x = block(x)
         return self.user_norm(x)
+
+    def _read_last(self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """State at one position of each row; the last block is not computed anywhere else."""
+        x = self._inputs(histories)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        if not len(self.blocks):
+            return self.user_norm(x[torch.arange(len(x), device=x.device), places])
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        return self.user_norm(last.at(x, places))
+
+    def _inputs(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        is_item = (histories >= 0).unsqueeze(-1)
+        return self.input_dropout(torch.where(is_item, self._embed(histories.clamp(min=0)), self.empty_history))
 
     def _embed(self, items: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         paths = self.trie.path_nodes(items)

@@ -18,7 +18,7 @@ from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.config import schema
 from genrec.data.dataset import Dataset
 from genrec.data.schema import SPLITS
-from genrec.data.sequences import Ragged
+from genrec.data.sequences import Cases, Ragged
 from genrec.errors import DataError
 from genrec.terminal import Outcome, Progress, Table
 
@@ -28,7 +28,7 @@ MAX_EVENTS = 50  # of a history that are shown
 def inspect_item(config: schema.InspectItemConfig, *, progress: Progress) -> Outcome:
     """Description and counts of an item, and the items that item-kNN recommends after it."""
     dataset = Dataset.load(config.dataset)
-    index = _find(config.item, dataset.items, "item_id", config.dataset)
+    index = find_row(config.item, dataset.items, "item_id", config.dataset)
     train = dataset.train()
     counts = count_items(train, dataset.num_items)
     row = dataset.items.row(index, named=True)
@@ -42,8 +42,8 @@ def inspect_item(config: schema.InspectItemConfig, *, progress: Progress) -> Out
         "popularity_rank": int((counts > counts[index]).sum()) + 1,
         **{f"{split}_targets": int((dataset.cases(split).target == index).sum()) for split in SPLITS[1:]},
     }
-    shown = [(name, _cell(value)) for name, value in facts.items()]
-    shown.append(("text", _cell(row["text"])))
+    shown = [(name, cell(value)) for name, value in facts.items()]
+    shown.append(("text", cell(row["text"])))
     model = DirectedItemKnn(**asdict(config.item_knn)).fit(train, num_items=dataset.num_items)
     items, scores = recommend(model, Ragged.from_lists([[index]]), min(config.k, dataset.num_items), exclude_seen=False)
     neighbours = _recommendations(dataset, items[0], scores[0], counts)
@@ -57,14 +57,8 @@ def inspect_item(config: schema.InspectItemConfig, *, progress: Progress) -> Out
 def inspect_user(config: schema.InspectUserConfig, *, progress: Progress) -> Outcome:
     """A user's history and target, and where the target is among the items that item-kNN recommends."""
     dataset = Dataset.load(config.dataset)
-    index = _find(config.user, dataset.users, "user_id", config.dataset)
-    cases = dataset.cases(config.split)
-    of_user = np.flatnonzero(cases.user_index == index)
-    if not len(of_user):
-        raise DataError(
-            f"user {config.user!r} has no {config.split} target", where=config.dataset, fix="choose another split"
-        )
-    case = cases.take(of_user[:1])
+    case, num_cases = find_case(dataset, config.user, config.split, where=config.dataset)
+    index = int(case.user_index[0])
     train = dataset.train()
     counts = count_items(train, dataset.num_items)
     history, target = case.histories[0], int(case.target[0])
@@ -74,7 +68,7 @@ def inspect_user(config: schema.InspectUserConfig, *, progress: Progress) -> Out
     found = _recommendations(dataset, items[0, : config.k], scores[0, : config.k], counts)
     for line in found:
         line["is_target"] = line["item_index"] == target
-    events = _history(dataset, index, history)
+    events = history_events(dataset, index, history)
     rank = int(place[0]) + 1 if len(place) else None
     facts: dict[str, Any] = {
         "user_id": config.user,
@@ -85,16 +79,30 @@ def inspect_user(config: schema.InspectUserConfig, *, progress: Progress) -> Out
         "recommendations": found,
     }
     columns = ("age", "time", "item_id", "title")
-    rows = tuple(tuple(_cell(event[name]) for name in columns) for event in events[-MAX_EVENTS:])
+    rows = tuple(tuple(cell(event[name]) for name in columns) for event in events[-MAX_EVENTS:])
     title = f"user {config.user}: {len(events)} events before the {config.split} target"
     place_text = "is not recommended" if rank is None else f"is recommended at place {rank}"
-    note = f"the target {dataset.item_ids[target]} ({_cell(dataset.items['title'][target])}) {place_text}"
-    more = (f"{len(of_user)} {config.split} targets, the first is shown",) if len(of_user) > 1 else ()
+    note = f"the target {dataset.item_ids[target]} ({cell(dataset.items['title'][target])}) {place_text}"
+    more = (f"{num_cases} {config.split} targets, the first is shown",) if num_cases > 1 else ()
     tables = (Table(title, columns, rows, left=("item_id", "title")), _list_table("item-kNN", found))
     return Outcome(facts, tables, notes=(note, *more))
 
 
-def _find(wanted: str, table: pl.DataFrame, column: str, where: object) -> int:
+def find_case(dataset: Dataset, user_id: str, split: str, *, where: object) -> tuple[Cases, int]:
+    """The first case of a user in a split, as cases of length one; and how many there are.
+
+    Raises:
+        DataError: no such user, or no case.
+    """
+    index = find_row(user_id, dataset.users, "user_id", where)
+    cases = dataset.cases(split)
+    of_user = np.flatnonzero(cases.user_index == index)
+    if not len(of_user):
+        raise DataError(f"user {user_id!r} has no {split} target", where=where, fix="choose another split")
+    return cases.take(of_user[:1]), len(of_user)
+
+
+def find_row(wanted: str, table: pl.DataFrame, column: str, where: object) -> int:
     """The row of an id; DataError with the nearest ids if there is none."""
     found = table.select((pl.col(column) == wanted).arg_true()).to_series()
     if len(found):
@@ -104,7 +112,8 @@ def _find(wanted: str, table: pl.DataFrame, column: str, where: object) -> int:
     raise DataError(f"no {column} {wanted!r}{hint}", where=where)
 
 
-def _history(dataset: Dataset, user: int, history: np.ndarray) -> list[dict[str, Any]]:
+def history_events(dataset: Dataset, user: int, history: np.ndarray) -> list[dict[str, Any]]:
+    """Age, time, id and title of the first events of a user, oldest first."""
     times = dataset.timestamps()
     clock = [None] * len(history) if times is None else times[user][: len(history)].tolist()
     return [
@@ -140,7 +149,7 @@ def _list_table(title: str, found: list[dict[str, Any]]) -> Table:
         (
             f"{line['place']}{' <- target' if line.get('is_target') else ''}",
             line["item_id"],
-            _cell(line["title"]),
+            cell(line["title"]),
             f"{line['score']:.4g}",
             str(line["training_interactions"]),
         )
@@ -149,7 +158,8 @@ def _list_table(title: str, found: list[dict[str, Any]]) -> Table:
     return Table(title, ("place", "item_id", "title", "score", "count"), rows, left=("place", "item_id", "title"))
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as the text of a table's cell."""
     if value is None:
         return "-"
     if isinstance(value, list):

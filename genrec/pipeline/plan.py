@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from genrec.artifacts import load_artifact
 from genrec.config import recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
@@ -17,11 +18,18 @@ def expected_cost(config: Any = None) -> list[str]:
 
     Raises:
         ArtifactError: what the command would read is not there.
+        ConfigError, LineageError: a recommender to start from does not fit.
     """
     if isinstance(config, schema.PrepareConfig):
         return _prepare_cost(config)
     if isinstance(config, recipe.RecipeConfig):
-        return [*_prepare_cost(config.prepare), f"trains for at most {config.train.stopping.max_epochs} epochs"]
+        initial = config.train.initial
+        starts = [] if initial is None else [f"starts from {load_artifact(initial, verify=False).path}"]
+        return [
+            *_prepare_cost(config.prepare),
+            f"trains for at most {config.train.stopping.max_epochs} epochs",
+            *starts,
+        ]
     if isinstance(config, schema.QuickstartConfig):
         return ["about a minute on two cores"]
     if config is None:
@@ -36,7 +44,8 @@ def expected_cost(config: Any = None) -> list[str]:
         return [f"ranks {items} for {cases:,} validation cases, at most {config.num_trials} times"]
     if isinstance(config, training.TrainConfig):
         targets = dataset.facts["num_train"]
-        return [f"reads {targets:,} training events at most {config.stopping.max_epochs} times"]
+        work = f"reads {targets:,} training events at most {config.stopping.max_epochs} times"
+        return [work, *_warm_start(config, dataset)]
     return [f"reads {items}"]
 
 
@@ -52,3 +61,14 @@ def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
     size = sum(file.stat().st_size for file in files)
     # Measured on two cores: ten million events of Parquet take 9 s and 1.9 GB.
     return [f"reads {len(files)} files, {size / 1e6:,.1f} MB; a million events take about 1 s and 0.2 GB"]
+
+
+def _warm_start(config: training.TrainConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What training would take over, or why it would refuse to."""
+    if config.initial is None:
+        return ()
+    from genrec.pipeline.warm_start import plan_warm_start  # needs torch
+    from genrec.semantic_ids.table import load_semantic_ids
+
+    _, ids = load_semantic_ids(config.semantic_ids, dataset.artifact, num_items=dataset.num_items, verify=False)
+    return plan_warm_start(config.initial, dataset, ids, asdict(config.model), verify=False).notes

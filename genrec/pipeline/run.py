@@ -81,6 +81,7 @@ def quickstart(config: schema.QuickstartConfig, *, progress: Progress) -> Outcom
 def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     """Runs the commands of a recipe in order, and leaves out those whose configuration and inputs are as last time."""
     stages = _Stages(config.output)
+    start = _initial(config.train)
     raw = _raw_files(config.prepare)
     dataset = stages.run("prepare", config.prepare, config.prepare.output, raw, prepare, progress)
     inputs = {"dataset": dataset.identity}
@@ -90,7 +91,7 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     else:
         table_inputs = inputs
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
-    stages.train(config.train, {**inputs, "semantic_ids": table.identity}, progress)
+    stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
     stages.outcomes["evaluate"] = evaluate(config.evaluate, progress=progress)
     used_again = tuple(f"{name}: unchanged, used again" for name in stages.reused)
@@ -166,6 +167,11 @@ class _Stages:
     def _save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, self.record)
+
+
+def _initial(config: training.TrainConfig) -> dict[str, str]:
+    """What to start training from; looked for before the work that comes earlier."""
+    return {} if config.initial is None else {"initial": load_artifact(config.initial, verify=False).identity}
 
 
 def _raw_files(config: schema.PrepareConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +23,7 @@ from genrec.losses.likelihood import token_cross_entropy
 from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.pipeline.evaluate import short
 from genrec.pipeline.recommenders import build_generator, save_recommender
+from genrec.pipeline.warm_start import WarmStart, plan_warm_start
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in, generator
 from genrec.semantic_ids.table import load_semantic_ids
@@ -30,17 +32,19 @@ from genrec.terminal import Outcome, Progress, Table
 from genrec.training.loop import FitOptions, TrainingState, fit
 from genrec.training.recommender_task import RecommenderTask
 
+logger = logging.getLogger(__name__)
+
 
 def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
     """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
     dataset = Dataset.load(config.dataset)
     table, ids = load_semantic_ids(config.semantic_ids, dataset.artifact, num_items=dataset.num_items)
-    trie = SemanticIdTrie.build(ids.codes, ids.codebook_sizes)
+    initial = None
+    if config.initial is not None:
+        initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
-    torch.manual_seed(fold_in(config.seed, 0))
-    model = HierarchicalRecommender(trie, HierarchicalSettings(**_settings(config.model)))
-    model.mark_trained(*_trained_items(history, dataset.num_items))
+    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
     stream = BatchStream(
         history,
         batch_size=config.optimizer.batch_size,
@@ -58,22 +62,46 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         accelerator=config.accelerator,
         clip_norm=config.optimizer.clip_norm,
         seed=fold_in(config.seed, 2),
+        validate_first=initial is not None,
     )
+    parents = {"dataset": dataset.artifact, "semantic_ids": table}
+    if initial is not None:
+        parents["initial"] = initial.artifact
+    places = ("run", "dataset", "semantic_ids", "initial")  # the inputs' identities are compared, not where they are
     with RunDirectory.open(
         config.run,
         command="train",
         config_text=to_yaml(config),
-        inputs=[dataset.artifact, table],
+        inputs=list(parents.values()),
         resume=resume,
-        ignore_keys=("run", "dataset", "semantic_ids"),  # the inputs' identities are compared, not where they are
+        ignore_keys=places,
     ) as run:
+        if initial is not None:
+            _tell(initial)
         validate = _validation(config, model, dataset, counts)
         state = fit(task, stream, validate, run=run, options=options, progress=progress)
-        parents = {"dataset": dataset.artifact, "semantic_ids": table}
         facts = {**model.facts, "semantic_ids": ids.identity, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", model, facts=facts, parents=parents)
         records = run.metrics()
-    return _outcome(config, artifact, state, records, metric, model)
+    return _outcome(config, artifact, state, records, metric, model, initial)
+
+
+def _build_model(
+    config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None
+) -> HierarchicalRecommender:
+    """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
+    torch.manual_seed(fold_in(config.seed, 0))
+    model = HierarchicalRecommender(trie, HierarchicalSettings(**_settings(config.model)))
+    if initial is not None:
+        initial.load_into(model)
+    model.mark_trained(*_trained_items(history, trie.num_items))
+    return model
+
+
+def _tell(initial: WarmStart) -> None:
+    """To the log of the run; what should be known before hours of training, to the screen too."""
+    for note in initial.notes:
+        logger.log(logging.WARNING if note in initial.warnings else logging.INFO, "%s", note)
 
 
 def _trained_items(history: Ragged, num_items: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,12 +159,13 @@ def _outcome(
     records: list[dict[str, Any]],
     metric: str,
     model: HierarchicalRecommender,
+    initial: WarmStart | None,
 ) -> Outcome:
     columns = ("step", "train_loss", *(name for name in records[0] if "@" in name), "targets_per_second")
     best = [record for record in records if record["step"] == state.best_step]
     shown = [*records[:: max(1, len(records) // 10)], *best, records[-1]]
     distinct = {record["step"]: record for record in sorted(shown, key=lambda record: record["step"])}
-    rows = tuple(tuple(_cell(name, record[name]) for name in columns) for record in distinct.values())
+    rows = tuple(tuple(_cell(name, record.get(name)) for name in columns) for record in distinct.values())
     size = sum(parameter.numel() for parameter in model.parameters())
     title = (
         f"{config.run}: {size:,} parameters, best validation {metric} {short(state.best_metric)} at {state.best_step}"
@@ -149,16 +178,20 @@ def _outcome(
         "last_step": state.step,
         "num_parameters": size,
         "configuration": to_plain(config),
+        **({} if initial is None else {"initial": {**initial.summary, metric: records[0][metric]}}),
     }
     name = config.run.name
     follow = (
         f"genrec evaluate dataset={config.dataset} recommenders.{name}={config.run}/recommender "
         f"output={config.run}/evaluation"
     )
-    return Outcome(summary, (Table(title, columns, rows),), next=follow)
+    notes = () if initial is None else initial.notes
+    return Outcome(summary, (Table(title, columns, rows),), notes=notes, next=follow)
 
 
-def _cell(name: str, value: float) -> str:
+def _cell(name: str, value: float | None) -> str:
+    if value is None:  # before the first step there is no loss
+        return "-"
     if name in ("step", "targets_per_second"):
         return f"{value:,.0f}"
     return short(value) if "@" in name else f"{value:.4f}"

@@ -48,6 +48,7 @@ class FitOptions:
         accelerator: a Lightning accelerator, such as "cpu" or "auto".
         clip_norm: largest gradient norm; None: no clipping.
         seed: of batches and dropout.
+        validate_first: validate before the first step too, so that the weights at the start may turn out the best.
     """
 
     max_epochs: int
@@ -58,6 +59,7 @@ class FitOptions:
     accelerator: str = "auto"
     clip_norm: float | None = 1.0
     seed: int = 0
+    validate_first: bool = False
 
 
 @dataclass
@@ -115,6 +117,8 @@ def fit(
         state, tensors = _load(folder / "last.pt")
         run.keep_metrics(lambda record: record.get("step", 0) <= state.step)
         logger.info("resuming at step %d of %d", state.step, total_steps)
+    elif run.resumed:
+        run.keep_metrics(lambda record: False)  # killed between the first record and the first checkpoint
     if not state.is_over(total_steps, options.patience):
         trainer = pl.Trainer(
             max_steps=total_steps - state.step,
@@ -194,6 +198,8 @@ class _Stretch(Callback):
             trainer.optimizers[0].load_state_dict(self.tensors["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.tensors["scheduler"])
             self.tensors = None
+        elif self.options.validate_first:
+            self._conclude(trainer, pl_module, {})
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
@@ -218,6 +224,12 @@ class _Stretch(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self.started
+        losses = {f"train_{name}": total / self.num_batches for name, total in self.sums.items()}
+        self._conclude(trainer, pl_module, losses, targets_per_second=self.num_targets / max(seconds, 1e-9))
+
+    def _conclude(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, losses: Mapping[str, float], **speed: float
+    ) -> None:
         pl_module.eval()
         with torch.inference_mode():
             metrics = dict(self.validate())
@@ -225,9 +237,9 @@ class _Stretch(Callback):
         record = {
             "step": self.state.step,
             "learning_rate": max(group["lr"] for group in trainer.optimizers[0].param_groups),
-            **{f"train_{name}": total / self.num_batches for name, total in self.sums.items()},
+            **losses,
             **metrics,
-            "targets_per_second": self.num_targets / max(seconds, 1e-9),
+            **speed,
         }
         self.run.log_metrics(record)
         self._keep(trainer, pl_module, metrics[self.options.metric])

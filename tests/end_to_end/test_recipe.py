@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_a_run_that_was_cut_off_goes_on(made: tuple[Path, dict[str, object]], tm
     assert found["reused"] == STAGES[:3]
     assert json.loads((output / "train" / "status.json").read_text())["num_resumed"] == 1
     assert found["evaluate"]["rows"] == made[1]["evaluate"]["rows"]  # type: ignore[index]
+
+
+def test_training_that_starts_from_a_recommender_runs_again_with_another_one(tmp_path: Path) -> None:
+    works(*recipe(tmp_path / "earlier"))
+    initial = tmp_path / "earlier" / "train" / "recommender"
+    words = recipe(tmp_path / "out", f"train.initial={initial}", "train.seed=5")
+    plan = works(*words, "--dry-run")
+    assert f"starts from {initial}" in plan["expected_cost"]  # type: ignore[operator]
+    first = works(*words)
+    assert first["train"]["initial"]["items"] == {"shared": 80, "new": 0, "gone": 0}  # type: ignore[index]
+    assert works(*words)["reused"] == STAGES
+    works(*recipe(tmp_path / "earlier", "train.seed=1"))
+    assert works(*words)["reused"] == STAGES[:3]
+    shutil.rmtree(tmp_path / "earlier")
+    result = RUNNER.invoke(app, words)
+    assert result.exit_code == 3
+    assert "no such artifact" in result.stderr
 
 
 def test_the_recipe_decides_the_folders(tmp_path: Path) -> None:

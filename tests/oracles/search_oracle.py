@@ -18,6 +18,7 @@ from oracles.trie_oracle import Prefix
 
 LogProbs = Mapping[Prefix, Mapping[int, np.float32]]  # prefix -> next code -> log-probability
 Ranked = list[tuple[int, np.float32]]
+Scored = tuple[Prefix, np.float32]
 
 TABLE_KINDS = ("normal", "few_values", "equal", "impossible")
 
@@ -86,9 +87,11 @@ def exhaustive(rows: Sequence[Prefix], log_probs: LogProbs, k: int, admissible: 
     return ranked({item: scores[item] for item in admissible}, k)
 
 
-def beam_search(rows: Sequence[Prefix], log_probs: LogProbs, width: int, k: int, admissible: Set[int]) -> Ranked:
+def beam_levels(rows: Sequence[Prefix], log_probs: LogProbs, width: int, admissible: Set[int]) -> list[list[Scored]]:
+    """The prefixes that are kept at each level, best first."""
     root = trie_oracle.build(rows)
-    beams: list[tuple[Prefix, np.float32]] = [((), np.float32(0))]
+    beams: list[Scored] = [((), np.float32(0))]
+    levels = []
     for _ in range(len(rows[0])):
         candidates = []
         for prefix, score in beams:
@@ -98,5 +101,11 @@ def beam_search(rows: Sequence[Prefix], log_probs: LogProbs, width: int, k: int,
                 if total > -np.inf and admissible & set(trie_oracle.items(root, longer)):
                     candidates.append((longer, total))
         beams = sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:width]
+        levels.append(beams)
+    return levels
+
+
+def beam_search(rows: Sequence[Prefix], log_probs: LogProbs, width: int, k: int, admissible: Set[int]) -> Ranked:
+    root, beams = trie_oracle.build(rows), beam_levels(rows, log_probs, width, admissible)[-1]
     found = {item: score for prefix, score in beams for item in trie_oracle.items(root, prefix) if item in admissible}
     return ranked(found, k)

@@ -158,3 +158,14 @@ def test_wrong_sizes_and_names_are_errors() -> None:
         SelfAttention(6, num_heads=2, max_length=4)
     with pytest.raises(ConfigError, match="unknown activation"):
         FeedForward(4, 8, activation="relu6")
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sdpa"])
+def test_a_block_at_one_position_is_the_whole_block_there(kind: str) -> None:
+    torch.manual_seed(0)
+    block = Block(8, num_heads=2, hidden=16, max_length=6, attention=kind).double().eval()
+    x, places = draw(5, 6, 8).double(), torch.tensor([0, 5, 2, 3, 5])
+    expected = block(x)[torch.arange(5), places]
+    assert torch.allclose(block.at(x, places), expected, atol=1e-12)
+    behind = x.masked_fill((torch.arange(6) > places.unsqueeze(1)).unsqueeze(-1), 7.0)
+    assert torch.allclose(block.at(behind, places), expected, atol=1e-12), "it looks ahead"

@@ -55,16 +55,27 @@ def validate():
     if patience < 5:
         return {"recall@10": 1.0 / (1 + state_step(task))}
     return {"recall@10": float(-task.embed.weight.square().mean()) + state_step(task)}
-options = FitOptions(max_epochs=4, validate_every=every, patience=patience, seed=5, accelerator="cpu")
+options = FitOptions(
+    max_epochs=4, validate_every=every, patience=patience, seed=5, accelerator="cpu",
+    validate_first=bool(os.environ.get("FIRST")),
+)
 with RunDirectory.open(folder, command="train", config_text="a: 1\\n", resume=bool(os.environ.get("RESUMED"))) as run:
+    if kill == -3 and not run.resumed:
+        log = run.log_metrics
+        run.log_metrics = lambda record: (log(record), os.kill(os.getpid(), signal.SIGKILL))
+    if os.environ.get("FIRST"):
+        torch.save(task.state_dict(), folder + "/start.pt")
     found = fit(task, stream, validate, run=run, options=options)
 torch.save(task.state_dict(), folder + "/final.pt")
 print(found)
 """
 
 
-def train(folder: Path, *, kill: int = -1, every: int = 5, patience: int = 99, resume: bool = False) -> int:
-    environment = {**os.environ, "RESUMED": "1" if resume else "", "OMP_NUM_THREADS": "1"}
+def train(
+    folder: Path, *, kill: int = -1, every: int = 5, patience: int = 99, resume: bool = False, first: bool = False
+) -> int:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment |= {"RESUMED": "1" if resume else "", "FIRST": "1" if first else ""}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(kill), str(every), str(patience)],
         capture_output=True,
@@ -92,7 +103,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kill", [0, 7, 10, -2, 23], ids=["first", "middle", "boundary", "validation", "last"])
+@pytest.mark.parametrize(
+    "kill", [0, -3, 7, 10, -2, 23], ids=["first", "record", "middle", "boundary", "validation", "last"]
+)
 def test_a_killed_run_ends_with_equal_weights_and_records(kill: int, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert train(folder, kill=kill) == -signal.SIGKILL
@@ -106,6 +119,16 @@ def test_training_lowers_the_loss_and_records_every_stretch(whole: Path) -> None
     lines = records(whole)
     assert [line["step"] for line in lines] == [5, 10, 15, 20, 24]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+
+
+def test_the_weights_at_the_start_may_be_the_best(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert train(folder, patience=2, first=True) == 0
+    lines = records(folder)
+    assert [line["step"] for line in lines] == [0, 5, 10]
+    assert ["train_loss" in line for line in lines] == [False, True, True]
+    start, found = torch.load(folder / "start.pt"), weights(folder)
+    assert all(torch.equal(value, found[name]) for name, value in start.items())
 
 
 def test_the_best_weights_are_loaded_and_training_stops_early(tmp_path: Path) -> None:
