@@ -3,7 +3,8 @@
 Users per CPU second, 20 beams and 20 items each, batches of 64 users, float32, one thread, alternating in one process:
 
 - the hierarchical recommender (2 layers, width 128, history 50, trie normalisation, every item trained) with and
-  without trie-node embeddings: padded matrices of item indices are encoded and searched, item indices come out;
+  without trie-node embeddings, with a joint depth of 4, and with that and a transition memory: padded matrices of item
+  indices are encoded and searched, item indices come out;
 - T5 (4 + 4 layers, width 128, feed-forward 1024, 6 heads of 64): `generate` on the tokens of the history, 4 an item,
   padded to the longest of the batch. 4 codes and the end token, the trie as a dict behind `prefix_allowed_tokens_fn`.
   Its tokens are left as they are; looking their items up is not counted.
@@ -32,17 +33,28 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from office import END, PADDING, SIZES, Work, build_t5, keep_freed_memory, load_office, measure, t5_inputs, t5_tokens
+from office import (
+    END,
+    PADDING,
+    SIZES,
+    Work,
+    build_hierarchical,
+    build_t5,
+    keep_freed_memory,
+    load_office,
+    measure,
+    t5_inputs,
+    t5_tokens,
+)
 from torch import Tensor
 
 from genrec.decoding.beam_search import beam_search
-from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.seeding import generator
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH, BEAMS, HISTORY = 64, 20, 50
-LIMITS = {"with_nodes": 30.0, "without_nodes": 50.0}
+LIMITS = {"with_nodes": 30.0, "without_nodes": 50.0, "joint": 30.0, "joint_memory": 30.0}
 Search = Callable[[tuple[Tensor, ...]], Tensor]  # from the inputs of a batch to what was found, [BATCH, BEAMS, ...]
 
 
@@ -52,12 +64,8 @@ def item_inputs(histories: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1), torch.tensor([*map(len, rows)])
 
 
-def hierarchical_search(trie: SemanticIdTrie, *, nodes: bool) -> Search:
-    torch.manual_seed(0)
-    settings = HierarchicalSettings(history_length=HISTORY, node_embeddings=nodes)
-    model = HierarchicalRecommender(trie, settings).eval()
-    everything = torch.ones(trie.num_items, dtype=torch.bool)
-    model.mark_trained(everything, everything)
+def hierarchical_search(sequences: list[list[int]], trie: SemanticIdTrie, kind: str) -> Search:
+    model = build_hierarchical(sequences, trie, history=HISTORY, kind=kind).eval()
 
     def search(inputs: tuple[Tensor, ...]) -> Tensor:
         context = model.encode(*inputs)
@@ -116,7 +124,7 @@ def compare(sequences: list[list[int]], codes: np.ndarray, *, batches: int, repe
     theirs: list[tuple[Tensor, ...]] = [(t5_inputs(tokens, some),) for some in histories[: max(1, batches // 20)]]
     works: dict[str, Work] = {}
     for name in LIMITS:
-        search = hierarchical_search(trie, nodes=name == "with_nodes")
+        search = hierarchical_search(sequences, trie, name)
         for inputs in ours:
             lists = [[(item,) for item in row] for row in search(inputs).tolist()]
             check_lists(lists, {(item,) for item in range(trie.num_items)})

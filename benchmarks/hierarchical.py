@@ -3,7 +3,8 @@
 Targets per CPU second, forward and backward without the optimiser, one thread, dropout on, alternating in one process:
 
 - the hierarchical recommender (2 layers, width 128, history 50, trie normalisation) with and without trie-node
-  embeddings, on batches of 64 windows of Office as training draws them: every position is a target;
+  embeddings, with a joint depth of 4, and with that and a transition memory, on batches of 64 windows of Office as
+  training draws them: every position is a target;
 - T5 (4 + 4 layers, width 128, feed-forward 1024, 6 heads of 64), on batches of 64 random pairs of a history (the last
   20 items, 4 tokens each, padded to the longest of the batch) and one target.
 
@@ -27,30 +28,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from office import END, PADDING, SIZES, Work, build_t5, keep_freed_memory, load_office, measure, t5_inputs, t5_tokens
+from office import (
+    END,
+    PADDING,
+    SIZES,
+    Work,
+    build_hierarchical,
+    build_t5,
+    keep_freed_memory,
+    load_office,
+    measure,
+    t5_inputs,
+    t5_tokens,
+)
 
 from genrec.data.batches import BatchStream
 from genrec.data.sequences import Ragged
 from genrec.losses.likelihood import token_cross_entropy
-from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.seeding import generator
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 PROJECT = Path(__file__).resolve().parent.parent
 BATCH, HISTORY = 64, 50
-LIMITS = {"with_nodes": 30.0, "without_nodes": 60.0}
+LIMITS = {"with_nodes": 30.0, "without_nodes": 60.0, "joint": 30.0, "joint_memory": 30.0}
 PRECISIONS = {"float32": False, "bfloat16": True}
 
 
-def hierarchical_work(
-    sequences: list[list[int]], trie: SemanticIdTrie, *, nodes: bool, half: bool, batches: int
-) -> Work:
-    torch.manual_seed(0)
-    settings = HierarchicalSettings(history_length=HISTORY, node_embeddings=nodes)
-    model = HierarchicalRecommender(trie, settings).train()
-    everything = torch.ones(trie.num_items, dtype=torch.bool)
-    model.mark_trained(everything, everything)
-    stream = BatchStream(Ragged.from_lists([row[:-2] for row in sequences]), batch_size=BATCH, max_length=HISTORY)
+def hierarchical_work(sequences: list[list[int]], trie: SemanticIdTrie, kind: str, *, half: bool, batches: int) -> Work:
+    shown = [row[:-2] for row in sequences]
+    model = build_hierarchical(shown, trie, history=HISTORY, kind=kind).train()
+    stream = BatchStream(Ragged.from_lists(shown), batch_size=BATCH, max_length=HISTORY)
     some = [batch for _, batch in zip(range(batches), stream.epoch(0), strict=False)]
     tensors = [tuple(map(torch.from_numpy, (batch.items, batch.targets, batch.is_target))) for batch in some]
 
@@ -108,8 +115,7 @@ def main() -> int:
     is_short = False
     for precision, half in PRECISIONS.items():
         works = {
-            name: hierarchical_work(sequences, trie, nodes=name == "with_nodes", half=half, batches=arguments.batches)
-            for name in LIMITS
+            name: hierarchical_work(sequences, trie, name, half=half, batches=arguments.batches) for name in LIMITS
         }
         works["t5"] = t5_work(sequences, codes, half=half, batches=max(1, arguments.batches // 10))
         speeds = measure(works, arguments.repetitions)

@@ -20,11 +20,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genrec.baselines.base import count_items
+from genrec.baselines.item_knn import DirectedItemKnn
+from genrec.data.sequences import Ragged
+from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.seeding import generator
+from genrec.semantic_ids.trie import SemanticIdTrie
 
 SIZES = (256, 256, 256, 256)
 USERS, ITEMS, EVENTS = 4905, 2420, 53_258
 T5_HISTORY = 20
+KINDS: dict[str, dict[str, Any]] = {
+    "with_nodes": {},
+    "without_nodes": {"node_embeddings": False},
+    "joint": {"joint_depth": 4},  # one softmax over all items
+    "joint_memory": {"joint_depth": 4, "memory": MemorySettings(followers=256)},
+}
 PADDING, END = 0, 1  # tokens of T5; the codes of the levels follow
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names of malloc.h
 Work = Callable[[], int]  # does some batches and says how many things (targets, users) that were
@@ -51,6 +63,19 @@ def draw_office() -> tuple[list[list[int]], np.ndarray]:
     sequences = [rng.integers(ITEMS, size=length).tolist() for length in lengths]
     codes = np.stack([rng.integers(size, size=ITEMS) for size in (256, 6, 3, 2)], axis=1)
     return sequences, codes.astype(np.int32)
+
+
+def build_hierarchical(sequences: list[list[int]], trie: SemanticIdTrie, *, history: int, kind: str) -> Any:
+    """2 layers, width 128, trie normalisation, every item trained; a kind of `KINDS`."""
+    torch.manual_seed(0)
+    model = HierarchicalRecommender(trie, HierarchicalSettings(history_length=history, **KINDS[kind]))
+    everything = torch.ones(trie.num_items, dtype=torch.bool)
+    model.mark_trained(everything, everything)
+    if model.memory is not None:
+        histories = Ragged.from_lists(sequences)
+        knn = DirectedItemKnn().fit(histories, num_items=trie.num_items)
+        model.remember(knn.similarity_, count_items(histories, trie.num_items))
+    return model
 
 
 def build_t5() -> Any:

@@ -3,9 +3,10 @@
 docs/methods.md section 2. A history of T items is T positions, each of which predicts the item after it in the same
 pass:
 
-    x_t = sum_l C_l[c_l(i_t)] + I[i_t],   u_t = norm(transformer(x_1 .. x_t))
+    x_t = sum_l C_l[c_l(i_t)] + I[i_t],   u_t = norm(transformer(x_1 .. x_t)) + sum_{s <= t} g^(t - s) J[i_s]
 
-with code embeddings C (not those of the decoder) and item-ID embeddings I; what follows from u_t is in `code_decoder`.
+with code embeddings C (not those of the decoder), item-ID embeddings I, transition embeddings J and a learnt g in
+(0, 1); what follows from u_t is in `code_decoder`. J is ours: a way past the blocks for what one item says of the next.
 Must not know configuration, losses, search or training.
 """
 # B batch, T items, P targets, L levels, D width, N items of the catalogue, W beams, M most children of a node
@@ -17,25 +18,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
+from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError, LineageError
-from genrec.models.code_decoder import CodeDecoder, DecoderState
+from genrec.models.code_decoder import CodeDecoder, DecoderState, Users
 from genrec.models.node_embeddings import mark_rows, move_rows, normal_table
 from genrec.models.recommender import ParameterGroup
-from genrec.models.settings import HierarchicalSettings
+from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.models.transformer import NORM_EPS, Block, Dropout
+from genrec.models.transition_memory import TransitionMemory, strongest, sum_in_trie_order
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 
 class HierarchicalRecommender(nn.Module):
     """A `Recommender`; see the module for the equations.
 
-    An empty history is one position with a vector of its own. The item-ID embedding of an item that training does not
-    show in histories is 0.
+    An empty history is one position with a vector of its own. I and J of an item that training does not show in
+    histories are 0. With a memory, `remember` comes before training.
 
     Args:
         trie: the catalogue; moves with the module.
@@ -53,6 +57,13 @@ class HierarchicalRecommender(nn.Module):
         has_items, num_items = settings.item_embeddings, trie.num_items
         self.item_embeddings = nn.Parameter(torch.zeros(num_items, width)) if has_items else None
         self.register_buffer("item_is_trained", torch.zeros(num_items, dtype=torch.bool))
+        # J starts at 0, so that training begins with the blocks alone; sigmoid(0) makes g 1/2.
+        has_transitions = settings.transition_embeddings
+        self.transition_embeddings = nn.Parameter(torch.zeros(num_items, width)) if has_transitions else None
+        self.transition_decay = nn.Parameter(torch.zeros(())) if has_transitions else None
+        self.memory = None
+        if settings.memory.followers:
+            self.memory = TransitionMemory(num_items, trie.num_levels, settings.memory)
         self.empty_history = normal_table(width)
         self.input_dropout = Dropout(settings.dropout_input)
         self.blocks = nn.ModuleList(
@@ -82,9 +93,12 @@ class HierarchicalRecommender(nn.Module):
             LineageError: a trie of other levels.
         """
         values = {key: value for key, value in facts.items() if key not in ("name", "codebook_sizes")}
-        known = {field.name for field in fields(HierarchicalSettings)}
-        if unknown := sorted(set(values) - known):
-            raise ConfigError("unknown keys in the facts of a recommender", expected=sorted(known), found=unknown)
+        memory = values.pop("memory", {})
+        values.setdefault("transition_embeddings", False)  # recommenders of before there were any
+        for given, kind in ((values, HierarchicalSettings), (memory, MemorySettings)):
+            known = {field.name for field in fields(kind)}
+            if unknown := sorted(set(given) - known):
+                raise ConfigError("unknown keys in the facts of a recommender", expected=sorted(known), found=unknown)
         sizes = tuple(facts.get("codebook_sizes", ()))
         if sizes != trie.codebook_sizes:
             raise LineageError(
@@ -93,7 +107,7 @@ class HierarchicalRecommender(nn.Module):
                 found=list(trie.codebook_sizes),
                 fix="use the semantic IDs that its manifest names",
             )
-        return cls(trie, HierarchicalSettings(**values))
+        return cls(trie, HierarchicalSettings(**values, memory=MemorySettings(**memory)))
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,12 +132,19 @@ class HierarchicalRecommender(nn.Module):
         items = target_items.to(self.trie.device).nonzero().squeeze(1)
         self.decoder.node_embeddings.mark_trained(self.trie.path_nodes(items))
 
+    def remember(self, similarity: csr_matrix, counts: np.ndarray) -> None:
+        """Fills the memory from item-kNN's C [N, N] and the training interactions [N] of each item."""
+        assert self.memory is not None, "a model without a memory"
+        neighbours, weights = strongest(similarity, self.memory.neighbours.shape[1])
+        tensors = (torch.from_numpy(array).to(self.trie.device) for array in (neighbours, weights, counts))
+        self.memory.remember(*tensors)
+
     def parameter_groups(
         self, *, weight_decay: float, node_weight_decay: float = 0.0, item_weight_decay: float = 0.0
     ) -> list[ParameterGroup]:
         """All parameters, each once: matrices of the networks, node vectors, item vectors, the rest (undecayed)."""
         nodes = list(self.decoder.node_embeddings.parameters())
-        items = [] if self.item_embeddings is None else [self.item_embeddings]
+        items = [table for table in (self.item_embeddings, self.transition_embeddings) if table is not None]
         linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
         matrices = [parameter for module in linear for parameter in module.parameters()]
         decayed = {id(parameter) for parameter in (*nodes, *items, *matrices)}
@@ -140,7 +161,7 @@ class HierarchicalRecommender(nn.Module):
         """Loads the weights of the same model over another version of the catalogue.
 
         Node vectors follow the codes of their prefixes. New nodes and items start at 0 and do not count until
-        `mark_trained` says so.
+        `mark_trained` says so. What a memory holds is not moved: `remember` comes afterwards.
 
         Args:
             state: `state_dict` of the other model.
@@ -148,11 +169,14 @@ class HierarchicalRecommender(nn.Module):
         """
         inner = "decoder.node_embeddings."
         adapted = {name: tensor for name, tensor in state.items() if not name.startswith(inner)}
-        for name in ("item_embeddings", "item_is_trained"):
+        for name in ("item_embeddings", "transition_embeddings", "item_is_trained"):
             if name in adapted:
                 adapted[name] = move_rows(adapted[name], places.to(adapted[name].device), self.trie.num_items)
         nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
         nodes = self.decoder.node_embeddings.adapted_state(nodes, self.trie)
+        # The memory is made anew of the newer data; only its gains and floors are learnt.
+        if self.memory is not None:
+            adapted |= {f"memory.{name}": own for name, own in self.memory.named_buffers()}
         self.load_state_dict(adapted | {inner + name: tensor for name, tensor in nodes.items()})
 
     def forward(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
@@ -165,11 +189,14 @@ class HierarchicalRecommender(nn.Module):
         """Log-probability of each code of each target; see `Recommender`. T is at most `history_length`."""
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         is_target = targets >= 0
-        users = self._read(histories)[is_target]
-        log_probs = self.decoder.log_probs_of_items(self.trie, users, targets[is_target])
+        users, sums = self._read(histories)[is_target], None
+        if self.memory is not None:
+            scores = self.memory.scores(histories, targets if self.training else None)
+            sums = sum_in_trie_order(self.trie, scores[is_target])
+        log_probs = self.decoder.log_probs_of_items(self.trie, Users(users, sums), targets[is_target], self.memory)
         return log_probs.new_zeros(*targets.shape, self.trie.num_levels).index_put((is_target,), log_probs)
 
-    def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
         """The state of each user after the last `history_length` items."""
         limit = self.settings.history_length
         if histories.shape[1] > limit:
@@ -178,11 +205,14 @@ class HierarchicalRecommender(nn.Module):
             lengths = lengths - start
         if histories.shape[1] == 0:
             histories = histories.new_full((len(histories), 1), -1)
-        return self._read_last(histories, (lengths - 1).clamp(min=0))
+        users, sums = self._read_last(histories, (lengths - 1).clamp(min=0)), None
+        if self.memory is not None:
+            sums = sum_in_trie_order(self.trie, self.memory.last_scores(histories, lengths))
+        return Users(users, sums)
 
-    def start(self, context: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
+    def start(self, context: Users) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
         """Log-probabilities of the children of the root."""
-        return self.decoder.start(self.trie, context)
+        return self.decoder.start(self.trie, context, self.memory)
 
     def step(
         self,
@@ -193,7 +223,7 @@ class HierarchicalRecommender(nn.Module):
         nodes: Int64[Tensor, "B W"],
     ) -> tuple[Float[Tensor, "B W M"], DecoderState]:
         """Log-probabilities of the children of each beam's node; see `Recommender`."""
-        return self.decoder.step(self.trie, level, state, parents, codes, nodes)
+        return self.decoder.step(self.trie, level, state, parents, codes, nodes, self.memory)
 
     def _read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """State after each item. What stands behind the end of a row cannot be seen from within it."""
@@ -201,18 +231,40 @@ class HierarchicalRecommender(nn.Module):
         x = self._inputs(histories)
         for block in self.blocks:
             x = block(x)
-        return self.user_norm(x)
+        x = self.user_norm(x)
+        if self.transition_embeddings is None:
+            return x
+        places = torch.arange(histories.shape[1], device=x.device)
+        return x + self._decayed(places.unsqueeze(1) - places).to(x.dtype) @ self._transitions(histories)
 
     def _read_last(self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """State at one position of each row; the last block is not computed anywhere else."""
         x = self._inputs(histories)
         for block in self.blocks[:-1]:
             x = block(x)
-        if not len(self.blocks):
-            return self.user_norm(x[torch.arange(len(x), device=x.device), places])
-        last = self.blocks[-1]
-        assert isinstance(last, Block)
-        return self.user_norm(last.at(x, places))
+        if len(self.blocks):
+            last = self.blocks[-1]
+            assert isinstance(last, Block)
+            x = last.at(x, places)
+        else:
+            x = x[torch.arange(len(x), device=x.device), places]
+        x = self.user_norm(x)
+        if self.transition_embeddings is None:
+            return x
+        ages = places.unsqueeze(1) - torch.arange(histories.shape[1], device=x.device)
+        return x + (self._decayed(ages).to(x.dtype).unsqueeze(1) @ self._transitions(histories)).squeeze(1)
+
+    def _transitions(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """J of each item, 0 at padding."""
+        assert self.transition_embeddings is not None
+        items = histories.clamp(min=0)
+        vectors = F.embedding(items, self.transition_embeddings)
+        return self.input_dropout(vectors * (self.item_is_trained[items] & (histories >= 0)).unsqueeze(-1))
+
+    def _decayed(self, ages: Int64[Tensor, "*B T"]) -> Float[Tensor, "*B T"]:
+        """g^age, 0 for what is still to come."""
+        assert self.transition_decay is not None
+        return self.transition_decay.sigmoid() ** ages.clamp(min=0) * (ages >= 0)
 
     def _inputs(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         is_item = (histories >= 0).unsqueeze(-1)

@@ -59,11 +59,13 @@ class NodeEmbeddings(nn.Module):
         trie: the catalogue.
         width: D.
         is_used: false for a model without any such vectors.
+        first_level: nodes above have none; that of a joint depth has them however it branches.
     """
 
-    def __init__(self, trie: SemanticIdTrie, width: int, *, is_used: bool = True) -> None:
+    def __init__(self, trie: SemanticIdTrie, width: int, *, is_used: bool = True, first_level: int = 0) -> None:
         super().__init__()
-        self.levels = tuple(level for level, most in enumerate(trie.max_branching) if is_used and most > 1)
+        branching = list(enumerate(trie.max_branching))[first_level:] if is_used else []
+        self.levels = tuple(level for level, most in branching if most > 1 or level == first_level > 0)
         self.rows = nn.ParameterDict()
         for level in self.levels:
             num_nodes = trie.num_nodes(level + 1)

@@ -5,11 +5,29 @@ Must not know tensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genrec.errors import ConfigError
 
 NORMALISATIONS = ("trie", "vocabulary")
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Size and constants of a transition memory: those of the item-kNN whose scores it holds.
+
+    Attributes:
+        followers: the strongest that are kept of each item; 0: no memory.
+        window, decay, backward, source_power, target_power, history_decay: see `DirectedItemKnn`.
+    """
+
+    followers: int = 0
+    window: int = 8
+    decay: float = 0.7
+    backward: float = 0.25
+    source_power: float = 0.75
+    target_power: float = 0.15
+    history_decay: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -20,7 +38,10 @@ class HierarchicalSettings:
         normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
         temperature: tau_msl, which divides the logits.
         node_embeddings: whether there are vectors E.
+        joint_depth: J, the first codes that one softmax over all prefixes decides together; 1 to L.
         item_embeddings: whether there are vectors I.
+        transition_embeddings: whether there are vectors J, which reach u past the blocks.
+        memory: counts of transitions.
         history_length: the last items that are read; older ones are cut off.
         width: D.
         num_layers: blocks over the history.
@@ -36,13 +57,17 @@ class HierarchicalSettings:
         dropout_nodes: rate on d_l + u, and on E_l[v] where it is added to s_l; in a trial it cost a lot.
 
     Raises:
-        ConfigError: unknown normalisation, or a temperature or a length that is not positive.
+        ConfigError: unknown normalisation; a temperature, a length or a depth that is not positive; a joint depth
+            without trie normalisation or without node embeddings.
     """
 
     normalisation: str = "trie"
     temperature: float = 1.0
     node_embeddings: bool = True
+    joint_depth: int = 1
     item_embeddings: bool = True
+    transition_embeddings: bool = True
+    memory: MemorySettings = field(default_factory=MemorySettings)
     history_length: int = 50
     width: int = 128
     num_layers: int = 2
@@ -63,5 +88,14 @@ class HierarchicalSettings:
             raise ConfigError("unknown normalisation", expected=expected, found=repr(self.normalisation))
         if not self.temperature > 0:
             raise ConfigError("the temperature must be positive", found=self.temperature)
+        if self.joint_depth < 1:
+            raise ConfigError("the joint depth must be positive", expected="1 or more", found=self.joint_depth)
+        if self.joint_depth > 1 and not (self.node_embeddings and self.normalisation == "trie"):
+            raise ConfigError(
+                "a joint depth above 1 needs trie normalisation and node embeddings",
+                where="key 'model.joint_depth'",
+                found=f"{self.joint_depth}, {self.normalisation}, node_embeddings={self.node_embeddings}",
+                fix="model.joint_depth=1",
+            )
         if self.history_length < 1:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)

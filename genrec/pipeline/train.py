@@ -12,6 +12,7 @@ import torch
 
 from genrec.artifacts import Artifact
 from genrec.baselines.base import count_items
+from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.config import training
 from genrec.config.load import to_plain, to_yaml
 from genrec.data.batches import BatchStream
@@ -20,7 +21,8 @@ from genrec.data.sequences import Ragged
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.losses.likelihood import token_cross_entropy
-from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
+from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.pipeline.evaluate import short
 from genrec.pipeline.recommenders import build_generator, save_recommender
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
@@ -91,10 +93,15 @@ def _build_model(
 ) -> HierarchicalRecommender:
     """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
     torch.manual_seed(fold_in(config.seed, 0))
-    model = HierarchicalRecommender(trie, HierarchicalSettings(**_settings(config.model)))
+    model = HierarchicalRecommender(trie, _settings(config.model))
     if initial is not None:
         initial.load_into(model)
     model.mark_trained(*_trained_items(history, trie.num_items))
+    if model.memory is not None:
+        memory = asdict(config.model.memory)
+        memory.pop("followers")
+        knn = DirectedItemKnn(**memory).fit(history, num_items=trie.num_items)
+        model.remember(knn.similarity_, count_items(history, trie.num_items))
     return model
 
 
@@ -112,8 +119,9 @@ def _trained_items(history: Ragged, num_items: int) -> tuple[torch.Tensor, torch
     return torch.from_numpy(masks[0]), torch.from_numpy(masks[1])
 
 
-def _settings(section: training.HierarchicalModel) -> dict[str, Any]:
-    return {key: value for key, value in asdict(section).items() if key != "name"}
+def _settings(section: training.HierarchicalModel) -> HierarchicalSettings:
+    values = {key: value for key, value in asdict(section).items() if key not in ("name", "memory")}
+    return HierarchicalSettings(**values, memory=MemorySettings(**asdict(section.memory)))
 
 
 def _build_task(config: training.TrainConfig, model: HierarchicalRecommender, stream: BatchStream) -> RecommenderTask:

@@ -29,7 +29,7 @@ from genrec.pipeline.recommenders import KIND
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 
-# Settings that give no weight another shape or place, beside the rates of dropout.
+# Settings that give no weight another shape or place, beside the rates of dropout and most of a memory's.
 MAY_DIFFER = ("normalisation", "temperature", "history_length", "attention")
 KEEP_IDS = "keep the published semantic IDs (tokenizer=imported), or train from scratch, without initial"
 
@@ -170,9 +170,9 @@ def compare_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, where: o
     Raises:
         ConfigError: a setting differs on which the weights depend.
     """
-    known = {**asdict(HierarchicalSettings()), **old}
-    differing = {name: (known.get(name), value) for name, value in new.items() if known.get(name) != value}
-    free = {name for name in differing if name in MAY_DIFFER or name.startswith("dropout_")}
+    known = _flat(asdict(HierarchicalSettings(transition_embeddings=False))) | _flat(old)
+    differing = {name: (known.get(name), value) for name, value in _flat(new).items() if known.get(name) != value}
+    free = {name for name, values in differing.items() if _may_differ(name, *values)}
     if fixed := [name for name in differing if name not in free]:
         first, *more = fixed
         expected, found = differing[first]
@@ -186,6 +186,19 @@ def compare_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, where: o
             fix=f"set {keys}, or give the config.yaml of its run first",
         )
     return {name: values for name, values in differing.items() if name in free}
+
+
+def _may_differ(name: str, old: Any, new: Any) -> bool:
+    """What a memory holds is made anew of the newer data, but its gains and floors are weights: it is there or not."""
+    if name == "memory.followers":
+        return bool(old) == bool(new)
+    return name in MAY_DIFFER or name.startswith(("dropout_", "memory."))
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the memory by the keys they have on the command line."""
+    memory = {f"memory.{name}": value for name, value in settings.get("memory", {}).items()}
+    return {name: value for name, value in settings.items() if name != "memory"} | memory
 
 
 def check_same_ids(

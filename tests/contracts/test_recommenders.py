@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.models.recommender import build_from
+from genrec.models.settings import MemorySettings
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 NUM_ITEMS, SIZES, LENGTH = 30, (4, 5, 6, 3), 6
@@ -38,6 +40,10 @@ def hierarchical(**settings: Any) -> HierarchicalRecommender:
             parameter.normal_(std=0.5)
     seen = torch.arange(NUM_ITEMS) % 5 != 0
     model.mark_trained(seen, seen)
+    if model.memory is not None:
+        rng = np.random.default_rng(1)
+        similarity = rng.random((NUM_ITEMS, NUM_ITEMS)) * (rng.random((NUM_ITEMS, NUM_ITEMS)) < 0.4)
+        model.remember(sp.csr_matrix(similarity), rng.integers(6, size=NUM_ITEMS))
     return model.eval()
 
 
@@ -48,6 +54,9 @@ KINDS = {
     "codes alone, vocabulary": lambda: hierarchical(normalisation="vocabulary", node_embeddings=False),
     "deep": lambda: hierarchical(depth_layers=2, num_layers=3, activation="swiglu", attention="sdpa"),
     "shallow": lambda: hierarchical(depth_layers=0, num_layers=0),
+    "no transitions": lambda: hierarchical(transition_embeddings=False),
+    "memory": lambda: hierarchical(memory=MemorySettings(followers=9, history_decay=0.8)),
+    "memory, vocabulary": lambda: hierarchical(normalisation="vocabulary", memory=MemorySettings(followers=99)),
 }
 
 
@@ -140,11 +149,12 @@ class TestRecommender:
         with torch.no_grad():
             alone, among = model.log_probs_of_targets(histories, targets), model.log_probs_of_targets(*together)
             torch.testing.assert_close(among[5:, :4], alone, rtol=1e-5, atol=1e-5)
+            context = model.encode(together[0], (together[0] >= 0).sum(dim=1))
+            many = score_catalogue(model, model.trie, context)
             for row in range(6):
                 short = histories[row : row + 1, : lengths[row]]
-                one = model.encode(short, lengths[row : row + 1])
-                many = model.encode(together[0], (together[0] >= 0).sum(dim=1))[5 + row : 6 + row]
-                torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-5)
+                one = score_catalogue(model, model.trie, model.encode(short, lengths[row : row + 1]))
+                torch.testing.assert_close(one, many[5 + row : 6 + row], rtol=1e-5, atol=1e-5)
 
     def test_positions_without_target_are_zero(self, kind: str) -> None:
         model = KINDS[kind]()
@@ -187,10 +197,10 @@ class TestRecommender:
         lengths = torch.tensor([11, 7, 2])
         long[torch.arange(11) >= lengths.unsqueeze(1)] = -1
         with torch.no_grad():
-            found = model.encode(long, lengths)
+            found = score_catalogue(model, model.trie, model.encode(long, lengths))
             for row, length in enumerate(lengths.tolist()):
                 tail = long[row : row + 1, max(0, length - LENGTH) : length]
-                expected = model.encode(tail, torch.tensor([tail.shape[1]]))
+                expected = score_catalogue(model, model.trie, model.encode(tail, torch.tensor([tail.shape[1]])))
                 torch.testing.assert_close(found[row : row + 1], expected, rtol=1e-5, atol=1e-5)
 
     def test_empty_histories_are_read_too(self, kind: str) -> None:

@@ -17,12 +17,15 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from genrec.artifacts import load_artifact
+from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.cli import app
 from genrec.data.dataset import Dataset
-from genrec.pipeline.recommenders import build_generator, load_recommender
+from genrec.pipeline.recommenders import build_generator, load_recommender, save_recommender
 
 RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
+MEMORY = "model.memory.followers=20"
 SHORT = ["stopping.max_epochs=3", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
 
 
@@ -52,8 +55,8 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train_words(road: Path, run: Path) -> list[str]:
-    return ["train", f"dataset={road}/d", f"semantic_ids={road}/s", f"run={run}", *MODEL, *SHORT]
+def train_words(road: Path, run: Path, *more: str) -> list[str]:
+    return ["train", f"dataset={road}/d", f"semantic_ids={road}/s", f"run={run}", *MODEL, *SHORT, *more]
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +114,47 @@ def test_training_is_reproducible_and_a_finished_run_stays(road: Path, trained: 
     assert works(*train_words(road, trained), "--resume")["identity"] == identity
 
 
-def test_killed_training_goes_on_bit_equal(road: Path, trained: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run")]
+@pytest.fixture(scope="module")
+def with_memory(road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("memory") / "run"
+    works(*train_words(road, run, MEMORY))
+    return run
+
+
+def test_a_memory_goes_through_training_search_and_files(
+    road: Path, trained: Path, with_memory: Path, tmp_path: Path
+) -> None:
+    dataset = Dataset.load(road / "d")
+    artifact, model = load_recommender(with_memory / "recommender", dataset)
+    assert model.memory is not None
+    assert model.memory.weights.shape == (80, 20)
+    similarity = DirectedItemKnn().fit(dataset.train(), num_items=80).similarity_.toarray()
+    expected = np.sort(similarity, axis=1)[:, :-21:-1]
+    np.testing.assert_allclose(model.memory.weights, expected, rtol=1e-6)
+    assert (model.memory.gain != 1).all(), "it was learnt"
+    cases = dataset.cases("test")
+    histories = [[dataset.item_ids[int(item)] for item in history] for history in cases.histories]
+    lists = build_generator(model, dataset, np.ones(80), beam_width=20).recommend(histories, 10, exclude_seen=False)
+    parents = {name: load_artifact(path) for name, path in artifact.parent_paths.items()}
+    save_recommender(tmp_path / "copy", model, facts=artifact.facts, parents=parents)
+    _, copy = load_recommender(tmp_path / "copy", dataset)
+    again = build_generator(copy, dataset, np.ones(80), beam_width=20).recommend(histories, 10, exclude_seen=False)
+    assert again.item_ids == lists.item_ids
+    assert again.scores == lists.scores
+    user = dataset.user_ids[int(cases.user_index[0])]
+    words = [f"dataset={road}/d", f"recommender={tmp_path}/copy", f"user={user}", "exclude_seen=false"]
+    found = works("inspect", "search", *words, "k=10", "search.beam_width=20")
+    assert [line["item_id"] for line in found["recommendations"]] == lists.item_ids[0]  # type: ignore[index,union-attr]
+    recommenders = [f"recommenders.plain={trained}/recommender", f"recommenders.memory={with_memory}/recommender"]
+    table = works("evaluate", f"dataset={road}/d", f"output={tmp_path}/e", *recommenders, "models=[item_knn]")
+    rows = {row["model"]: row["metrics"] for row in table["rows"] if row["mask"] == "none"}  # type: ignore[index,union-attr]
+    assert rows.keys() == {"plain", "memory", "item_knn"}
+    assert rows["plain"]["recall@10"]["mean"] < rows["memory"]["recall@10"]["mean"]
+
+
+def test_killed_training_goes_on_bit_equal(road: Path, with_memory: Path, tmp_path: Path) -> None:
+    """With a memory; without one, see test_warm_start."""
+    words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run", MEMORY)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -123,8 +165,8 @@ def test_killed_training_goes_on_bit_equal(road: Path, trained: Path, tmp_path: 
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors
-    works(*train_words(road, tmp_path / "run"), "--resume")
-    before = load_file(trained / "recommender" / "weights.safetensors")
+    works(*train_words(road, tmp_path / "run", MEMORY), "--resume")
+    before = load_file(with_memory / "recommender" / "weights.safetensors")
     after = load_file(tmp_path / "run" / "recommender" / "weights.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)
 

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
+from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.cli import app
 from genrec.data.dataset import Dataset
 from genrec.data.synthetic import PlantedCatalogue
@@ -161,10 +162,13 @@ def test_without_learning_every_row_of_what_is_shared_stays(road: Path, warm: st
     datasets = [Dataset.load(road / name) for name in ("early", "late")]
     places = [dict(zip(dataset.item_ids, range(dataset.num_items), strict=True)) for dataset in datasets]
     vectors = {name: before["item_embeddings"][row] for name, row in places[0].items()}
+    moved = {name: before["transition_embeddings"][row] for name, row in places[0].items()}
+    assert any(vector.any() for vector in moved.values())
     shown = {
         name for history in datasets[1].train().to_lists() for name in map(datasets[1].item_ids.item, history[:-1])
     }
     for name, row in places[1].items():
+        assert np.array_equal(after["transition_embeddings"][row], moved.get(name, np.zeros(16)))
         if name in vectors and before["item_is_trained"][places[0][name]]:
             assert np.array_equal(after["item_embeddings"][row], vectors[name])
         else:
@@ -175,8 +179,33 @@ def test_without_learning_every_row_of_what_is_shared_stays(road: Path, warm: st
     for prefix, vector in old.items():
         assert np.array_equal(new[prefix], vector) or not vector.any()
     for name, table in before.items():
-        if "node_embeddings" not in name and not name.startswith("item_"):
-            assert np.array_equal(after[name][: len(table)], table)
+        if "node_embeddings" not in name and not name.startswith(("item_", "transition_embeddings")):
+            assert np.array_equal(after[name][: len(table)] if table.ndim else after[name], table)
+
+
+def test_a_memory_is_made_anew_of_the_newer_data(road: Path, tmp_path: Path) -> None:
+    """With what it has learnt to make of it; without one there is nothing to start it from."""
+    memory = ["model.memory.followers=6", "optimizer.learning_rate=0.01"]
+    works(*train(road, "early", tmp_path / "early", 1, *memory))
+    warm = f"initial={tmp_path}/early/recommender"
+    new = ["model.memory.followers=5", "model.memory.decay=0.9", "optimizer.learning_rate=0"]
+    found = works(*train(road, "late", tmp_path / "late", 1, warm, *new))
+    assert found["initial"]["settings"] == {"memory.followers": [6, 5], "memory.decay": [0.7, 0.9]}
+    before, after = weights(tmp_path / "early"), weights(tmp_path / "late")
+    for name in ("memory.gain", "memory.log_floor"):
+        assert np.array_equal(before[name], after[name])
+        assert np.ptp(after[name]) > 0
+    dataset = Dataset.load(road / "late")
+    knn = DirectedItemKnn(decay=0.9).fit(dataset.train(), num_items=dataset.num_items)
+    expected = np.sort(knn.similarity_.toarray(), axis=1)[:, :-6:-1]
+    np.testing.assert_allclose(after["memory.weights"], expected, rtol=1e-6)
+    counts = Counter(item for history in dataset.train().to_lists() for item in history)
+    expected = [max(1, counts[item]) ** -0.75 for item in range(dataset.num_items)]
+    np.testing.assert_allclose(after["memory.source_scale"], expected, rtol=1e-6)
+    line = fails(*train(road, "late", tmp_path / "x", 1, warm), code=2)
+    assert "key 'model.memory.followers' is not that of the initial recommender (expected 6, found 0)" in line
+    line = fails(*train(road, "late", tmp_path / "x", 1, f"initial={road}/run/recommender", *memory), code=2)
+    assert "set model.memory.followers=0" in line
 
 
 def test_the_configuration_of_the_older_run_can_be_given_first(road: Path, warm: str, tmp_path: Path) -> None:

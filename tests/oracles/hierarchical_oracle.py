@@ -36,6 +36,22 @@ def node_vector(weights: dict[str, np.ndarray], prefix: tuple[int, ...]) -> np.n
     return weights[f"decoder.node_embeddings.rows.{level}"][row] if is_trained else zero
 
 
+def transitions(weights: dict[str, np.ndarray], history: list[int]) -> np.ndarray:
+    """What transition embeddings add to the state after a history."""
+    total, g = np.zeros_like(weights["empty_history"]), 1 / (1 + math.exp(-weights["transition_decay"]))
+    for age, item in enumerate(reversed(history)):
+        if weights["item_is_trained"][item]:
+            total = total + g**age * weights["transition_embeddings"][item]
+    return total
+
+
+def memory_term(weights: dict[str, np.ndarray], scores: dict[tuple[int, ...], float], prefix: tuple[int, ...]) -> float:
+    """What a transition memory gives the node of a prefix for the item-kNN scores of the items below it."""
+    level = len(prefix) - 1
+    mass = sum(score for codes, score in scores.items() if codes[: level + 1] == prefix)
+    return weights["memory.gain"][level] * math.log(mass + math.exp(weights["memory.log_floor"][level]))
+
+
 def code_log_probs(
     weights: dict[str, np.ndarray],
     user: np.ndarray,
@@ -44,8 +60,9 @@ def code_log_probs(
     *,
     normalisation: str,
     temperature: float,
+    scores: dict[tuple[int, ...], float] | None = None,
 ) -> list[float]:
-    """Log-probability of each code of an item, given the state of a user."""
+    """Log-probability of each code of an item, given the state of a user and what a memory scores, by codes."""
     state, found = user, []
     for level, target in enumerate(codes):
         prefix = codes[:level]
@@ -56,6 +73,8 @@ def code_log_probs(
             if code in children:
                 node = node_vector(weights, (*prefix, code))
                 logits[code] = decoded @ weights[f"decoder.output_codes.{level}"][code] + (decoded + user) @ node
+                if scores is not None:
+                    logits[code] += memory_term(weights, scores, (*prefix, code))
             elif normalisation == "vocabulary":
                 logits[code] = decoded @ weights[f"decoder.output_codes.{level}"][code]
         total = sum(math.exp(logit / temperature) for logit in logits.values())

@@ -13,10 +13,20 @@ def lag_counts(train: list[list[int]], lag: int) -> Counter[tuple[int, int]]:
     return Counter((history[at], history[at + lag]) for history in train for at in range(len(history) - lag))
 
 
-def knn_scores(train: list[list[int]], history: list[int], *, history_length: int = 20, **constants: float) -> dict:
-    """Item -> score over the items that share a window with the history; constants as in docs/methods.md section 6."""
+def knn_scores(
+    train: list[list[int]],
+    history: list[int],
+    *,
+    history_length: int = 20,
+    counts: Counter[int] | None = None,
+    **constants: float,
+) -> dict[int, float]:
+    """Item -> score over the items that share a window with the history; constants as in docs/methods.md section 6.
+
+    `counts`: of the items, where they are not those of `train`.
+    """
     window, decay, backward = int(constants["window"]), constants["decay"], constants["backward"]
-    counts = popularity(train)
+    counts = popularity(train) if counts is None else counts
     forward: dict[tuple[int, int], float] = defaultdict(float)
     for past in train:
         for first in range(len(past)):

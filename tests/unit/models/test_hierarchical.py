@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from genrec.baselines.base import count_items
+from genrec.baselines.item_knn import DirectedItemKnn
+from genrec.data.sequences import Ragged
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.errors import ConfigError, LineageError
 from genrec.losses.likelihood import token_cross_entropy
 from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.models.recommender import build_from
+from genrec.models.settings import MemorySettings
 from genrec.semantic_ids.trie import SemanticIdTrie
-from oracles.hierarchical_oracle import code_log_probs
+from oracles.hierarchical_oracle import code_log_probs, transitions
+from oracles.knn_oracle import knn_scores, popularity
 
 SIZES = (3, 4, 3)
 SMALL: dict[str, Any] = {"width": 8, "num_heads": 2, "hidden": 12, "depth_hidden": 10, "history_length": 5}
@@ -42,6 +47,17 @@ def build(codes: Codes, trained: list[int] | None = None, **settings: Any) -> Hi
     return model.eval()
 
 
+CONSTANTS = {"window": 3, "decay": 0.6, "backward": 0.5, "source_power": 0.4, "target_power": 0.3, "history_decay": 0.7}
+MEMORY = MemorySettings(followers=99, **CONSTANTS)  # pyright: ignore[reportArgumentType]
+NO_DROPOUT: dict[str, Any] = {f"dropout_{part}": 0.0 for part in ("input", "blocks", "depth", "nodes")}
+
+
+def remember(model: HierarchicalRecommender, rows: list[list[int]]) -> None:
+    train, num_items = Ragged.from_lists(rows), model.trie.num_items
+    knn = DirectedItemKnn(**CONSTANTS).fit(train, num_items=num_items)  # pyright: ignore[reportArgumentType]
+    model.remember(knn.similarity_, count_items(train, num_items))
+
+
 def random_batch(num_items: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
     return tuple(torch.randint(num_items, (8, 5), generator=generator) for _ in range(2))  # pyright: ignore[reportReturnType]
@@ -54,15 +70,12 @@ def test_probabilities_equal_the_oracle(normalisation: str, node_embeddings: boo
     settings: dict[str, Any] = {"normalisation": normalisation, "node_embeddings": node_embeddings, "temperature": 0.8}
     model = build(codes, trained=[0, 1, 2, 5, 8, 9], depth_layers=2, **settings)
     histories, targets = random_batch(len(codes))
-    weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
-    for name in weights:
-        if "prefixes" in name:
-            weights[name] = weights[name].astype(int)
+    weights = weights_of(model)
     with torch.no_grad():
         found = model.log_probs_of_targets(histories, targets)
         for row in range(8):
             for place in range(5):
-                user = model.encode(histories[row : row + 1, : place + 1], torch.tensor([place + 1]))[0]
+                user = model.encode(histories[row : row + 1, : place + 1], torch.tensor([place + 1])).state[0]
                 expected = code_log_probs(
                     weights,
                     user.double().numpy(),
@@ -72,6 +85,83 @@ def test_probabilities_equal_the_oracle(normalisation: str, node_embeddings: boo
                     temperature=0.8,
                 )
                 np.testing.assert_allclose(found[row, place].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def weights_of(model: HierarchicalRecommender) -> dict[str, np.ndarray]:
+    weights = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    return {name: array.astype(int) if "prefixes" in name else array for name, array in weights.items()}
+
+
+@pytest.mark.parametrize("normalisation", ["trie", "vocabulary"])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_with_a_memory_too(normalisation: str, is_training: bool) -> None:
+    """Rows of training see the item-kNN of the other rows, all others that of all rows."""
+    codes = draw_codes()
+    settings: dict[str, Any] = {"normalisation": normalisation, "temperature": 0.8, "memory": MEMORY, **NO_DROPOUT}
+    model = build(codes, trained=[0, 1, 2, 5, 8, 9], **settings)
+    rows = np.random.default_rng(3).integers(8, size=(8, 6)).tolist()
+    remember(model, rows)
+    histories, targets = (torch.tensor(rows)[:, part] for part in (slice(None, -1), slice(1, None)))
+    weights, counts = weights_of(model), popularity(rows)
+    with torch.no_grad():
+        found = model.train(is_training).log_probs_of_targets(histories, targets)
+        model.eval()
+        for row, items in enumerate(rows):
+            shown = rows[:row] + rows[row + 1 :] if is_training else rows
+            for place in range(5):
+                user = model.encode(histories[row : row + 1, : place + 1], torch.tensor([place + 1])).state[0]
+                scores = knn_scores(shown, items[: place + 1], counts=counts, **CONSTANTS)
+                expected = code_log_probs(
+                    weights,
+                    user.double().numpy(),
+                    codes[items[place + 1]],
+                    set(codes),
+                    normalisation=normalisation,
+                    temperature=0.8,
+                    scores={codes[item]: score for item, score in scores.items()},
+                )
+                np.testing.assert_allclose(found[row, place].numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_layers", [0, 2])
+def test_transition_embeddings_equal_a_loop(num_layers: int) -> None:
+    codes, trained = draw_codes(), [0, 1, 2, 5, 8, 9]
+    model = build(codes, trained=trained, num_layers=num_layers)
+    plain = build(codes, trained=trained, num_layers=num_layers, transition_embeddings=False)
+    plain.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "transition" not in name})
+    histories, _ = random_batch(len(codes))
+    weights = weights_of(model)
+    with torch.no_grad():
+        for row, items in enumerate(histories.tolist()):
+            for length in range(6):
+                shown = (histories[row : row + 1, :length], torch.tensor([length]))
+                found = model.encode(*shown).state[0] - plain.encode(*shown).state[0]
+                expected = transitions(weights, items[:length])
+                np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+@pytest.mark.parametrize("transition_embeddings", [True, False])
+def test_the_state_at_one_position_is_the_one_of_the_whole_row(num_layers: int, transition_embeddings: bool) -> None:
+    model = build(draw_codes(), num_layers=num_layers, transition_embeddings=transition_embeddings)
+    histories, _ = random_batch(14)
+    lengths = torch.arange(8) % 6
+    histories[torch.arange(5) >= lengths.unsqueeze(1)] = -1
+    with torch.no_grad():
+        everywhere = model._read(histories)
+        for places in (*(torch.full((8,), place) for place in range(5)), (lengths - 1).clamp(min=0)):
+            found = model._read_last(histories, places)
+            torch.testing.assert_close(found, everywhere[torch.arange(8), places], rtol=1e-5, atol=1e-5)
+
+
+def test_training_begins_without_transitions_and_halves_them_with_each_step() -> None:
+    model = HierarchicalRecommender(
+        SemanticIdTrie.build(np.array(draw_codes(), dtype=np.int32), SIZES), HierarchicalSettings(**SMALL)
+    )
+    assert model.transition_embeddings is not None
+    assert model.transition_decay is not None
+    assert not model.transition_embeddings.any()
+    assert model.transition_decay.sigmoid().item() == 0.5
 
 
 def test_impossible_codes_get_no_gradient_under_the_trie() -> None:
@@ -96,10 +186,11 @@ def test_rows_that_do_not_count_get_no_gradient_and_have_no_effect() -> None:
     trained = [0, 1, 4, 7, 9]
     model = build(codes, trained=trained)
     histories, targets = random_batch(len(codes))
-    before = model.log_probs_of_targets(histories, targets)
-    before.sum().backward()
+    model.log_probs_of_targets(histories, targets).sum().backward()
+    with torch.no_grad():
+        before = model.log_probs_of_targets(histories, targets)
     nodes = model.decoder.node_embeddings
-    tables = [(model.item_embeddings, model.item_is_trained)]
+    tables = [(table, model.item_is_trained) for table in (model.item_embeddings, model.transition_embeddings)]
     tables += [(nodes.rows[str(level)], nodes.is_trained(level)) for level in nodes.levels]
     for table, is_trained in tables:
         assert table is not None
@@ -133,9 +224,11 @@ def test_training_before_marking_is_refused() -> None:
         model.log_probs_of_targets(*random_batch(len(codes)))
 
 
-def test_half_precision_is_close_and_gives_single_precision() -> None:
-    model = build(draw_codes())
+@pytest.mark.parametrize("normalisation", ["trie", "vocabulary"])
+def test_half_precision_is_close_and_gives_single_precision(normalisation: str) -> None:
+    model = build(draw_codes(), normalisation=normalisation, memory=MEMORY)
     histories, targets = random_batch(14)
+    remember(model, histories.tolist())
     with torch.no_grad():
         expected = model.log_probs_of_targets(histories, targets)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -144,16 +237,20 @@ def test_half_precision_is_close_and_gives_single_precision() -> None:
     assert (found - expected).abs().mean() < 0.1
 
 
-def test_a_renumbered_catalogue_changes_nothing() -> None:
+@pytest.mark.parametrize("settings", [{}, {"memory": MEMORY}], ids=["plain", "memory"])
+def test_a_renumbered_catalogue_changes_nothing(settings: dict[str, Any]) -> None:
     codes = draw_codes()
-    model = build(codes, trained=[0, 1, 2, 5, 8, 9])
+    model = build(codes, trained=[0, 1, 2, 5, 8, 9], **settings)
     places = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))
     moved: Codes = [()] * len(codes)
     for old, new in enumerate(places.tolist()):
         moved[new] = codes[old]
-    other = build(moved, trained=[])
+    other = build(moved, trained=[], **settings)
     other.load_adapted(model.state_dict(), places)
     histories, targets = random_batch(len(codes))
+    if settings:
+        remember(model, histories.tolist())
+        remember(other, places[histories].tolist())
     with torch.no_grad():
         expected = model.log_probs_of_targets(histories, targets)
         found = other.log_probs_of_targets(places[histories], places[targets])
@@ -167,10 +264,14 @@ def test_new_items_start_without_vectors_and_old_ones_keep_theirs() -> None:
     model, other = build(old), build(new, trained=[])
     other.load_adapted(model.state_dict(), places)
     assert other.item_is_trained.tolist() == [True] * 8 + [False] * 8
-    assert model.item_embeddings is not None
-    assert other.item_embeddings is not None
-    assert torch.equal(other.item_embeddings[:8], model.item_embeddings[4:])
-    assert (other.item_embeddings[8:] == 0).all()
+    for after, before in (
+        (other.item_embeddings, model.item_embeddings),
+        (other.transition_embeddings, model.transition_embeddings),
+    ):
+        assert after is not None
+        assert before is not None
+        assert torch.equal(after[:8], before[4:])
+        assert (after[8:] == 0).all()
     before, after = model.decoder.node_embeddings, other.decoder.node_embeddings
     for level in after.levels:
         known = {
@@ -197,8 +298,21 @@ def test_a_level_that_gains_or_loses_its_choice_is_adapted() -> None:
     assert model.item_is_trained.all()
 
 
+def test_facts_of_before_transitions_and_memories_are_read() -> None:
+    model = build(draw_codes(), transition_embeddings=False)
+    newer = ("transition_embeddings", "memory")
+    older = build_from({name: value for name, value in model.facts.items() if name not in newer}, model.trie)
+    older.load_state_dict(model.state_dict())
+    assert older.facts == model.facts
+    assert older.memory is None
+    few = build_from(model.facts | {"memory": {"followers": 3}}, model.trie)
+    assert few.settings.memory == MemorySettings(followers=3)
+
+
 def test_facts_are_checked() -> None:
     model = build(draw_codes())
+    with pytest.raises(ConfigError, match=r"unknown keys .* \['folowers'\]"):
+        build_from(model.facts | {"memory": {"folowers": 3}}, model.trie)
     with pytest.raises(ConfigError, match="unknown kind of recommender"):
         build_from(model.facts | {"name": "oracle"}, model.trie)
     with pytest.raises(ConfigError, match=r"unknown keys .* \['widht'\]"):

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import scipy.sparse as sp
 import torch
 
 from genrec.config.load import to_plain
 from genrec.config.training import HierarchicalModel
 from genrec.errors import ConfigError, LineageError
 from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
+from genrec.models.settings import MemorySettings
 from genrec.pipeline.warm_start import check_same_ids, compare_settings, take_over
 from genrec.semantic_ids.table import from_codes
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -116,6 +118,35 @@ def test_levels_below_an_unchanged_set_of_children_keep_their_scores_under_the_t
     assert 100 < num_equal < targets.numel() * 3
 
 
+def remembering(codes: Codes, followers: int, *, seed: int) -> HierarchicalRecommender:
+    model = build(codes, seed=seed, memory=MemorySettings(followers=followers))
+    rng = np.random.default_rng(seed)
+    model.remember(sp.csr_matrix(rng.random((len(codes), len(codes)))), rng.integers(1, 9, size=len(codes)))
+    return model
+
+
+@pytest.mark.parametrize(("num_old", "num_new"), [(12, 20), (20, 12)])
+@pytest.mark.parametrize(("few", "many"), [(3, 5), (5, 3), (99, 99)])
+def test_transitions_follow_items_and_a_memory_keeps_what_it_learnt(
+    num_old: int, num_new: int, few: int, many: int
+) -> None:
+    """Its counts are those of the data it was made for, whatever their number and that of the followers."""
+    codes = draw_codes(max(num_old, num_new))
+    model, newer = remembering(codes[:num_old], few, seed=0), remembering(codes[:num_new], many, seed=1)
+    own = {name: tensor.clone() for name, tensor in newer.state_dict().items()}
+    places = np.where(np.arange(num_old) < num_new, np.arange(num_old), -1)
+    take_over(newer, model.state_dict(), places)
+    before, after = model.state_dict(), newer.state_dict()
+    for name in ("memory.gain", "memory.log_floor", "transition_decay"):
+        assert torch.equal(after[name], before[name])
+        assert not torch.equal(after[name], own[name])
+    for name in ("neighbours", "weights", "source_scale", "target_scale"):
+        assert torch.equal(after[f"memory.{name}"], own[f"memory.{name}"])
+    num_shared = min(num_old, num_new)
+    assert torch.equal(after["transition_embeddings"][:num_shared], before["transition_embeddings"][:num_shared])
+    assert not after["transition_embeddings"][num_shared:].any()
+
+
 def test_new_codes_keep_their_start_and_lost_ones_are_dropped() -> None:
     codes = draw_codes(12)
     places = np.arange(12)
@@ -134,7 +165,7 @@ def test_new_codes_keep_their_start_and_lost_ones_are_dropped() -> None:
 
 def _counts(state: dict[str, torch.Tensor], name: str) -> torch.Tensor | int:
     """What of a table counts: rows that do not are drawn by `build` and without effect."""
-    flags = {"item_embeddings": "item_is_trained"}
+    flags = {"item_embeddings": "item_is_trained", "transition_embeddings": "item_is_trained"}
     flags |= {
         f"decoder.node_embeddings.rows.{level}": f"decoder.node_embeddings.is_trained_{level}" for level in range(3)
     }
@@ -163,6 +194,7 @@ def test_an_id_that_was_given_to_another_item_starts_anew() -> None:
 def test_settings_may_differ_where_no_weight_depends_on_them() -> None:
     facts = HierarchicalRecommender(SemanticIdTrie.build(np.array(draw_codes(9)), SIZES), HierarchicalSettings()).facts
     section = to_plain(HierarchicalModel())
+    assert facts.keys() >= section.keys()
     given = section | {"attention": "sdpa", "temperature": 0.5, "normalisation": "vocabulary", "history_length": 9}
     found = compare_settings(facts, given, where="r")
     dropout = {f"dropout_{part}": (0.2, 0.3) for part in ("input", "blocks")}
@@ -174,7 +206,31 @@ def test_settings_may_differ_where_no_weight_depends_on_them() -> None:
         **dropout,
     }
     assert compare_settings(section, section, where="r") == {}
-    assert compare_settings({"name": "hierarchical"}, section, where="r") == dropout  # an older version's defaults
+
+
+def test_settings_that_an_older_version_did_not_have() -> None:
+    """They have their defaults, but for transition embeddings: it had none."""
+    section = to_plain(HierarchicalModel()) | {f"dropout_{part}": 0.2 for part in ("input", "blocks")}
+    older = {"name": "hierarchical"}
+    assert compare_settings(older, section | {"transition_embeddings": False}, where="r") == {}
+    with pytest.raises(ConfigError, match=r"expected false, found true\); set model.transition_embeddings=false,"):
+        compare_settings(older, section, where="r")
+    few = section | {"memory": section["memory"] | {"followers": 5}, "transition_embeddings": False}
+    with pytest.raises(ConfigError, match=r"expected 0, found 5\); set model.memory.followers=0,"):
+        compare_settings(older, few, where="r")
+    memory = {"memory": {"followers": 5}}  # of a version with fewer constants
+    assert compare_settings(older | memory, few, where="r") == {}
+
+
+def test_a_memory_is_there_or_not_and_its_constants_may_differ() -> None:
+    section = to_plain(HierarchicalModel())
+    none, few, many = (section | {"memory": section["memory"] | {"followers": size}} for size in (0, 5, 9))
+    other = many | {"memory": many["memory"] | {"decay": 0.9, "window": 3}}
+    expected = {"memory.followers": (5, 9), "memory.decay": (0.7, 0.9), "memory.window": (8, 3)}
+    assert compare_settings(few, other, where="r") == expected
+    for old, new in ((none, few), (few, none)):
+        with pytest.raises(ConfigError, match=r"key 'model\.memory\.followers' is not that of the initial "):
+            compare_settings(old, new, where="r")
 
 
 @pytest.mark.parametrize(
@@ -194,16 +250,22 @@ def test_other_sizes_are_refused(name: str, old: object, new: object, text: str)
     assert text in str(caught.value)
 
 
-@pytest.mark.parametrize("name", to_plain(HierarchicalModel()))
+SECTION = to_plain(HierarchicalModel())
+NAMES = [name for name in SECTION if name != "memory"] + [f"memory.{name}" for name in SECTION["memory"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_either_fixed_or_free(name: str) -> None:
     """A new setting is fixed until somebody has said that no weight depends on it."""
-    section = to_plain(HierarchicalModel())
+    outer, _, inner = name.partition(".")
+    was = SECTION["memory"][inner] if inner else SECTION[name]
+    other = SECTION | {outer: SECTION[outer] | {inner: "other"} if inner else "other"}
     free = ("normalisation", "temperature", "history_length", "attention")
-    if name in free or name.startswith("dropout_"):
-        assert compare_settings(section, section | {name: "other"}, where="r") == {name: (section[name], "other")}
+    if name in free or (name.startswith(("dropout_", "memory.")) and name != "memory.followers"):
+        assert compare_settings(SECTION, other, where="r") == {name: (was, "other")}
     else:
         with pytest.raises(ConfigError, match=f"key 'model.{name}' is not that of the initial recommender "):
-            compare_settings(section, section | {name: "other"}, where="r")
+            compare_settings(SECTION, other, where="r")
 
 
 def test_ids_are_compared_by_item() -> None:
