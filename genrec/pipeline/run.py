@@ -22,7 +22,15 @@ from genrec.terminal import Outcome, Progress
 
 # Small enough for a minute on two cores: 500 items in 32 x 32 x 32 codes.
 CODEBOOK_SIZES = (32, 32, 32)
-MODEL = training.HierarchicalModel(width=64, hidden=256, depth_hidden=128, history_length=20)
+MODEL = training.HierarchicalModel(
+    joint_depth=4,
+    memory=training.MemorySection(followers=256),
+    width=64,
+    hidden=256,
+    depth_hidden=128,
+    history_length=20,
+)
+OPTIMIZER = training.OptimizerSection(learning_rate=1e-3, node_weight_decay=3.0, item_weight_decay=3.0)
 
 
 def quickstart(config: schema.QuickstartConfig, *, progress: Progress) -> Outcome:
@@ -51,6 +59,7 @@ def quickstart(config: schema.QuickstartConfig, *, progress: Progress) -> Outcom
                 semantic_ids=ids,
                 run=run,
                 model=MODEL,
+                optimizer=OPTIMIZER,
                 stopping=training.StoppingSection(max_epochs=config.max_epochs),
                 accelerator="cpu",
             ),
