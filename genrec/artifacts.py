@@ -62,7 +62,7 @@ class Artifact:
         facts: JSON values that readers need and that are part of the identity.
         parents: identity of each artifact this one was made from, by its role.
         files: ``{"sha256": hex, "size": bytes}`` by relative posix name.
-        parent_paths: where each parent was, for information only.
+        parent_paths: where each parent is, found beside the artifact if they were moved together, or was.
     """
 
     path: Path
@@ -296,7 +296,12 @@ def _seal(writer: ArtifactWriter, *, target: Path, kind: str, parents: Mapping[s
         "created": utc_now(),
         "facts": plain_json(writer.facts, where="facts"),
         "parents": {
-            name: {"identity": parent.identity, "path": str(parent.path)} for name, parent in sorted(parents.items())
+            name: {
+                "identity": parent.identity,
+                "path": str(parent.path),
+                "relative": Path(os.path.relpath(parent.path, target)).as_posix(),
+            }
+            for name, parent in sorted(parents.items())
         },
         "files": files,
     }
@@ -466,5 +471,15 @@ def _from_manifest(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         facts=manifest["facts"],
         parents={name: parent["identity"] for name, parent in manifest["parents"].items()},
         files=manifest["files"],
-        parent_paths={name: parent["path"] for name, parent in manifest["parents"].items()},
+        parent_paths={name: _find_parent(folder, parent) for name, parent in manifest["parents"].items()},
     )
+
+
+def _find_parent(folder: Path, parent: Mapping[str, str]) -> str:
+    """Where a parent is: beside its child, if they were moved or copied together, or where it was."""
+    beside = Path(os.path.normpath(folder / parent.get("relative", ".")))
+    try:
+        is_there = read_json(beside / MANIFEST)["identity"] == parent["identity"]
+    except (ArtifactError, StorageError, KeyError, TypeError):
+        is_there = False
+    return str(beside) if is_there else parent["path"]

@@ -900,3 +900,17 @@ def test_errors_of_reading_inside_the_block_are_not_ours(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError), write_artifact(tmp_path / "a", kind="thing"):
         pl.scan_csv(tmp_path / "raw.csv").collect()
     assert os.listdir(tmp_path) == []
+
+
+def test_parents_that_moved_along_are_found(tmp_path: Path) -> None:
+    parent = write(tmp_path / "a" / "parent")
+    child = write(tmp_path / "a" / "runs" / "child", parents={"origin": parent})
+    assert child.parent_paths == {"origin": str(parent.path)}
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copied = load_artifact(tmp_path / "b" / "runs" / "child")
+    assert copied.parent_paths == {"origin": str(tmp_path / "b" / "parent")}
+    assert copied.identity == child.identity
+    write(tmp_path / "b" / "parent", {"other": b"1"}, overwrite=True)  # not what the child was made from
+    assert load_artifact(copied.path).parent_paths == {"origin": str(parent.path)}
+    shutil.rmtree(tmp_path / "a" / "parent")
+    assert load_artifact(child.path).parent_paths == {"origin": str(parent.path)}
