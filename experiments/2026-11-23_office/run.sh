@@ -35,4 +35,8 @@ for seed in 0 1 2; do
   for name in "${names[@]}"; do recommenders+=("recommenders.$name=work/${name}_$seed/recommender"); done
   "$genrec" evaluate office dataset=work/office "${recommenders[@]}" reference=plain output=work/evaluation_$seed \
     overwrite=true --json > results/evaluation_$seed.json
+  "$genrec" evaluate office dataset=work/office recommenders.nodes=work/nodes_$seed/recommender \
+    recommenders.memory=work/memory_$seed/recommender recommenders.own=work/own_$seed/recommender reference=item_knn \
+    output=work/against_knn_$seed overwrite=true --json > results/against_knn_$seed.json
 done
+python3 table.py

@@ -33,6 +33,8 @@ from genrec.models.transformer import NORM_EPS, Dropout, ResidualFeedForward
 from genrec.models.transition_memory import TransitionMemory, masses_of_depth, masses_of_nodes
 from genrec.semantic_ids.trie import SemanticIdTrie
 
+LARGEST_SOFTMAX = 1_000_000
+
 
 class Users(NamedTuple):
     """Histories that have been read.
@@ -52,7 +54,7 @@ class DecoderState(NamedTuple):
     Attributes:
         users: what has been read, shared by all beams of a request.
         path: what the codes of each beam add to u.
-        joint: log-probabilities of all prefixes of 0 to J codes.
+        joint: log-probabilities of all prefixes of 1 to J codes.
     """
 
     users: Users
@@ -81,6 +83,14 @@ class CodeDecoder(nn.Module):
                 where="key 'model.joint_depth'",
                 expected=f"at most {len(sizes)}",
                 found=settings.joint_depth,
+            )
+        if settings.joint_depth > 1 and (found := trie.num_nodes(settings.joint_depth)) > LARGEST_SOFTMAX:
+            raise ConfigError(
+                "too many prefixes for one softmax",
+                where="key 'model.joint_depth'",
+                expected=f"at most {LARGEST_SOFTMAX:,}",
+                found=f"{found:,} of {settings.joint_depth} codes",
+                fix=f"model.joint_depth={settings.joint_depth - 1}",
             )
         self.joint_depth = settings.joint_depth
         self.is_trie, self.temperature = settings.normalisation == "trie", settings.temperature

@@ -13,6 +13,7 @@ import torch
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.exhaustive import exhaustive_search, score_paths
 from genrec.errors import ConfigError
+from genrec.models import code_decoder
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.settings import HierarchicalSettings
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -137,3 +138,11 @@ def test_impossible_depths_are_refused(settings: dict[str, Any], message: str) -
     trie = SemanticIdTrie.build(np.array(draw_codes(), dtype=np.int32), SIZES)
     with pytest.raises(ConfigError, match=message):
         HierarchicalRecommender(trie, HierarchicalSettings(**SMALL, **settings))
+
+
+def test_a_softmax_over_too_many_prefixes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    trie = SemanticIdTrie.build(np.array(draw_codes(), dtype=np.int32), SIZES)
+    monkeypatch.setattr(code_decoder, "LARGEST_SOFTMAX", trie.num_nodes(2))
+    HierarchicalRecommender(trie, HierarchicalSettings(**SMALL, joint_depth=2))
+    with pytest.raises(ConfigError, match=r"too many prefixes.*model\.joint_depth=2"):
+        HierarchicalRecommender(trie, HierarchicalSettings(**SMALL, joint_depth=3))
