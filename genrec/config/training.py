@@ -11,7 +11,7 @@ from genrec.config.fields import key
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualKMeansTokenizer:
-    """Residual k-means on embeddings; items with equal codes get a suffix."""
+    """Residual k-means on embeddings; what becomes of items with equal codes is said by `collisions`."""
 
     name: Literal["residual_kmeans"] = "residual_kmeans"
     embeddings: Path = key("folder of embeddings")
@@ -21,7 +21,75 @@ class ResidualKMeansTokenizer:
     max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
     centre: bool = key("take the mean off first", True)
     initialisation: Literal["plus_plus", "random"] = key("first centroids", "plus_plus")
+    whiten: float | None = key(
+        "share of the variance whose principal directions are kept and scaled alike first (0.9, say); null: none",
+        None,
+        minimum=0,
+        maximum=1,
+    )
     seed: int = key("seed of k-means", 0, minimum=0)
+    collisions: Literal["suffix", "reassign", "reassign_or_suffix"] = key(
+        "items with equal codes: a suffix, free last codes, or these within max_added_distortion and else a suffix",
+        "suffix",
+    )
+    max_added_distortion: float = key(
+        "of reassign_or_suffix: squared error that a move may add, as a share of the mean one", 0.5, minimum=0
+    )
+    reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RqVaeTokenizer:
+    """RQ-VAE: residual codebooks in the latent space of an autoencoder; items with equal codes get a suffix."""
+
+    name: Literal["rqvae"] = "rqvae"
+    embeddings: Path = key("folder of embeddings")
+    codebook_sizes: tuple[int, ...] = key("codes of each level", (256, 256, 256), minimum=2)
+    latent_width: int = key("width of the codebooks", 32, minimum=1)
+    hidden: tuple[int, ...] = key("hidden widths of the encoder; the decoder's in reverse", (512, 256), minimum=1)
+    epochs: int = key("passes over the items", 200, minimum=1)
+    batch_size: int = key("items a step, at most", 256, minimum=1)
+    learning_rate: float = key("of Adam", 1e-3, minimum=0)
+    beta: float = key("weight of the commitment of the encoder to the codes", 0.25, minimum=0)
+    codebook_update: Literal["gradient", "ema"] = key("codebooks by gradient, or as moving averages", "ema")
+    ema_decay: float = key("share of the old value in the moving averages", 0.99, minimum=0, maximum=1)
+    sinkhorn: Literal["none", "last", "all"] = key("levels whose codes are used alike in training", "none")
+    sinkhorn_epsilon: float = key("softness of that assignment, distances mapped to [-1, 1]", 0.003, minimum=0)
+    sinkhorn_iterations: int = key("of its scaling", 50, minimum=1)
+    reseed_every: int = key("epochs between re-seedings of codes without items; 0: never", 1, minimum=0)
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("device of the training", "auto")
+    seed: int = key("seed of weights, k-means and batches", 0, minimum=0)
+    reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductTokenizer:
+    """Optimised product quantisation: unordered codes, one for each part of the rotated embedding."""
+
+    name: Literal["product"] = "product"
+    embeddings: Path = key("folder of embeddings")
+    codebook_sizes: tuple[int, ...] = key(
+        "codes of each part, a level each: equal powers of two", (256, 256, 256, 256), minimum=2
+    )
+    rotate: bool = key("train a rotation first (OPQ); false: parts of the embedding as it is", True)
+    num_rotations: int = key("alternations of rotation and assignment", 50, minimum=1)
+    num_iterations: int = key("iterations of k-means", 25, minimum=1)
+    max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
+    seed: int = key("seed of sample and k-means", 0, minimum=0)
+    reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaissResidualTokenizer:
+    """FAISS's residual quantiser: residual codes by beam search instead of greedily."""
+
+    name: Literal["faiss_residual"] = "faiss_residual"
+    embeddings: Path = key("folder of embeddings")
+    codebook_sizes: tuple[int, ...] = key("codes of each level: powers of two", (256, 256, 256), minimum=2)
+    beam_width: int = key("partial codes kept at each level (FAISS's max_beam_size); 1: greedy", 5, minimum=1)
+    num_iterations: int = key("iterations of k-means", 25, minimum=1)
+    max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
+    seed: int = key("seed of sample and k-means", 0, minimum=0)
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 
 
@@ -50,7 +118,9 @@ class TokenizeConfig:
     dataset: Path = key("folder of a prepared dataset")
     output: Path = key("folder of the semantic IDs to write")
     overwrite: bool = key("replace an existing output", False)
-    tokenizer: ResidualKMeansTokenizer | ImportedTokenizer = key("where the codes come from")
+    tokenizer: (
+        ResidualKMeansTokenizer | ProductTokenizer | FaissResidualTokenizer | RqVaeTokenizer | ImportedTokenizer
+    ) = key("where the codes come from")
     gates: GatesSection = key("limits on the health of the table", GatesSection)
 
 

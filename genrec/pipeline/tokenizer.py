@@ -13,6 +13,8 @@ from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import DataError
+from genrec.pipeline.collisions import collision_rows, resolve_collisions
+from genrec.pipeline.quantisers import Quantiser, build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
@@ -30,17 +32,21 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             fix = "prepare it from a source with codes, or use tokenizer=residual_kmeans"
             raise DataError("the dataset came without semantic IDs", where=config.dataset, fix=fix)
         ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
-        codebooks = None
+        codebooks, moves = None, {}
         found = health(codes, ids.codes, codebook_sizes=ids.codebook_sizes, categories=categories)
     else:
         embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
         parents["embeddings"] = embeddings
-        options = asdict(config.tokenizer)
-        reserve = options.pop("reserve")
-        quantiser = ResidualKMeans(**{key: options[key] for key in options if key not in ("name", "embeddings")})
+        quantiser = build_quantiser(config.tokenizer)
         codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
         codebooks = quantiser.state()
-        ids, report = build_semantic_ids(codes, quantiser.codebook_sizes, codebooks=codebooks, reserve=reserve)
+        if isinstance(quantiser, ResidualKMeans):
+            assert isinstance(config.tokenizer, training.ResidualKMeansTokenizer)
+            ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
+        else:
+            sizes, reserve = quantiser.codebook_sizes, config.tokenizer.reserve
+            ids, report = build_semantic_ids(codes, sizes, codebooks=codebooks, reserve=reserve)
+            moves = training_facts(quantiser)
         found = _health_with_vectors(codes, ids, quantiser, vectors, categories)
     check_gates(found, **asdict(config.gates))
     artifact = save_semantic_ids(
@@ -48,7 +54,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         ids,
         parents=parents,
         codebooks=codebooks,
-        health={**found, "collision_policy": asdict(report), "tokenizer": to_plain(config.tokenizer)},
+        health={**found, "collision_policy": asdict(report), **moves, "tokenizer": to_plain(config.tokenizer)},
         overwrite=config.overwrite,
     )
     return Outcome(
@@ -60,13 +66,17 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             "collision_rate": found["collisions"]["rate"],
             "collisions": asdict(report),
         },
-        (_health_table(config, found, report),),
+        (_health_table(config, found, ids, report),),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
     )
 
 
 def _health_with_vectors(
-    codes: np.ndarray, ids: SemanticIds, quantiser: ResidualKMeans, vectors: np.ndarray, categories: list[Any]
+    codes: np.ndarray,
+    ids: SemanticIds,
+    quantiser: Quantiser,
+    vectors: np.ndarray,
+    categories: list[Any],
 ) -> dict[str, Any]:
     return health(
         codes,
@@ -78,9 +88,8 @@ def _health_with_vectors(
     )
 
 
-def _health_table(config: training.TokenizeConfig, found: dict[str, Any], report: CollisionReport) -> Table:
-    rows = [*health_rows(found)]
-    if report.suffix_size is not None:
-        remark = f"largest bucket {report.largest_bucket}, the rest is kept free for later items"
-        rows.append(("suffix codes", str(report.suffix_size), remark))
+def _health_table(
+    config: training.TokenizeConfig, found: dict[str, Any], ids: SemanticIds, report: CollisionReport
+) -> Table:
+    rows = [*health_rows(found), *collision_rows(ids, report)]
     return Table(f"{config.output}: health", ("what", "value", "remark"), tuple(rows), left=("what", "remark"))

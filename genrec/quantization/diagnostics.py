@@ -171,8 +171,9 @@ def health_rows(health: dict[str, Any]) -> list[tuple[str, str, str]]:
         remark = _graded(identical, 0.0, 0.1, "no codes can part them", "no codes can part them: better item texts?")
         rows.append(("items with another's vector", f"{collisions['identical_items']:,}", remark))
         rows.append(("collision rate without these", _percent(collisions["avoidable_rate"]), "ok"))
-    remark = "ok" if bucket == 1 else f"note: a suffix level needs {bucket} codes and its reserve"
-    rows.append(("largest bucket", f"{bucket:,}", remark))
+    have_moved = (health["resolved"] or {}).get("moved", 0) > 0
+    needed = "before items moved" if have_moved else f"a suffix level needs {bucket} codes and its reserve"
+    rows.append(("largest bucket", f"{bucket:,}", "ok" if bucket == 1 else f"note: {needed}"))
     for entry in health["levels"]:
         rows.extend(_level_rows(entry))
     for entry in health["depths"]:

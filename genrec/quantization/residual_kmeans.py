@@ -14,17 +14,20 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from genrec.embeddings.rows import row_chunks
-from genrec.errors import ConfigError, DataError
-from genrec.quantization.assignment import LARGEST, chunks, nearest_codes
+from genrec.errors import ConfigError
+from genrec.quantization import checks
+from genrec.quantization.assignment import chunks, nearest_codes
+from genrec.quantization.products import sum_of_codes
+from genrec.quantization.whitening import Whitening
 from genrec.seeding import fold_in, generator
 
 logger = logging.getLogger(__name__)
 
 INITIALISATIONS = ("plus_plus", "random")
-NEGLIGIBLE = 1e-12  # a share of the squared norm this small is rounding
-SMALLEST = 1e-20  # mean squared distance from the mean whose float32 squares are still good
+WHAT = "residual k-means"
 _SAMPLE, _INITIAL = 0, 1  # what a seed is for
 _POOL = 32  # distinct vectors a code among which k-means++ chooses
+_WHITENING = ("whitening.directions", "whitening.scales")  # their names in a state
 _FEW = 39  # vectors a code below which FAISS's authors warn
 
 Progress = Callable[[str, int, int], None]
@@ -56,9 +59,13 @@ class ResidualKMeans:
             for codebooks of many thousands. On item texts k-means++ leaves a tenth to a quarter less squared residual
             and fewer collisions; the first level is used more evenly, the deeper ones less.
         seed: in [0, 2^64).
+        whiten: share of the variance, in (0, 1], whose principal directions are kept and scaled to variance one before
+            anything else, e being replaced by P (e - mean) / s; None: vectors as they are. A direction of little
+            variance then counts as much as one of much. Needs `centre`. Errors are those of whitened vectors.
 
     Attributes:
-        codebooks_: L arrays, float32 [K_l, E].
+        codebooks_: L arrays, float32 [K_l, E], or [K_l, D] with D directions of a whitening.
+        whitening_: None without `whiten`.
         mean_: float32 [E], of all vectors; zeros without `centre`.
         variance_: mean of |e - mean|^2 on the fitted set.
         mean_squared_residuals_: float64 [L], mean of |r_l|^2 after each level on the fitted set: squared norms, not
@@ -77,6 +84,7 @@ class ResidualKMeans:
     """
 
     codebooks_: list[np.ndarray]
+    whitening_: Whitening | None
     mean_: np.ndarray
     variance_: float
     mean_squared_residuals_: np.ndarray
@@ -91,6 +99,7 @@ class ResidualKMeans:
         centre: bool = True,
         initialisation: str = "plus_plus",
         seed: int = 0,
+        whiten: float | None = None,
     ) -> None:
         if not codebook_sizes or min(codebook_sizes) < 2:
             raise ConfigError(
@@ -109,6 +118,12 @@ class ResidualKMeans:
             raise ConfigError(
                 "residual k-means: wrong initialisation", expected=" or ".join(INITIALISATIONS), found=initialisation
             )
+        if whiten is not None and not (0.0 < whiten <= 1.0 and centre):
+            raise ConfigError(
+                "residual k-means: wrong whiten",
+                expected="above 0 and up to 1, with centre",
+                found=f"{whiten}, centre={centre}",
+            )
         fold_in(seed)
         self.codebook_sizes = tuple(codebook_sizes)
         self.num_iterations = num_iterations
@@ -117,6 +132,7 @@ class ResidualKMeans:
         self.centre = centre
         self.initialisation = initialisation
         self.seed = seed
+        self.whiten = whiten
 
     def fit(self, vectors: np.ndarray, progress: Progress | None = None) -> ResidualKMeans:
         """Trains the codebooks.
@@ -130,30 +146,27 @@ class ResidualKMeans:
             DataError: wrong shape or type, a number that is not finite or too large (with its row), vectors that are
                 all (nearly) equal, or fewer different vectors or residuals than a level has codes.
         """
-        _check_shape(vectors)
-        num_vectors, largest = len(vectors), max(self.codebook_sizes)
-        if num_vectors < largest:
-            raise _too_few(self.codebook_sizes.index(largest), self.codebook_sizes, f"{num_vectors} vectors")
-        mean = _mean_of_checked(vectors)
+        checks.check_shape(vectors)
+        checks.check_enough(len(vectors), self.codebook_sizes)
+        mean = checks.mean_of_checked(vectors)
         centre = mean.astype(np.float32) if self.centre else np.zeros(len(mean), dtype=np.float32)
-        residuals = self._sample(vectors)
+        size = max(self.codebook_sizes) * self.max_points_per_centroid
+        residuals = checks.sample_rows(vectors, size, self.seed, _SAMPLE)
         residuals -= centre
         variance = _mean_squared(residuals)
-        if variance <= max(SMALLEST, NEGLIGIBLE * float(mean @ mean)):
-            raise DataError(
-                "the vectors to quantise are all equal, or nearly so",
-                expected="different items to have different vectors, rescaled if they are tiny",
-                found=f"a mean squared distance of {variance:.3g} from the mean",
-                fix="look at the embeddings",
-            )
+        checks.check_spread(variance, mean)
+        whitening = None if self.whiten is None else Whitening.fit(residuals, self.whiten)
+        if whitening is not None:
+            residuals = whitening.apply(residuals)
+            variance = _mean_squared(residuals)
         codebooks, errors = [], [variance]
         for level in range(len(self.codebook_sizes)):
-            if errors[-1] <= NEGLIGIBLE * variance:
-                raise _too_few(level, self.codebook_sizes, "nothing left to quantise")
+            if errors[-1] <= checks.NEGLIGIBLE * variance:
+                raise checks.too_few(level, self.codebook_sizes, "nothing left to quantise")
             codebook, error = self._fit_level(residuals, level, progress)
             codebooks.append(codebook)
             errors.append(error)
-        self.codebooks_, self.mean_, self.variance_ = codebooks, centre, variance
+        self.codebooks_, self.whitening_, self.mean_, self.variance_ = codebooks, whitening, centre, variance
         self.mean_squared_residuals_ = np.array(errors[1:])
         return self
 
@@ -172,11 +185,13 @@ class ResidualKMeans:
             ConfigError: not fitted.
         """
         self._check_fitted()
-        _check_shape(vectors, width=len(self.mean_))
+        checks.check_shape(vectors, width=len(self.mean_))
         codes = np.empty((len(vectors), len(self.codebooks_)), dtype=np.int32)
         for rows in chunks(len(vectors), len(self.mean_) + max(map(len, self.codebooks_))):
-            _check_values(vectors[rows], rows.start)
+            checks.check_values(vectors[rows], rows.start)
             residuals = vectors[rows] - self.mean_
+            if self.whitening_ is not None:
+                residuals = self.whitening_.apply(residuals)
             for level, codebook in enumerate(self.codebooks_):
                 codes[rows, level] = nearest_codes(residuals, codebook)
                 residuals -= codebook[codes[rows, level]]
@@ -187,6 +202,8 @@ class ResidualKMeans:
     def decode(self, codes: np.ndarray) -> Float32[np.ndarray, "N E"]:
         """mean + B_1[c_1] + .. + B_l[c_l]; the first l of the L codes give the approximation by the first l levels.
 
+        With a whitening, its inverse is applied to the sum; directions that it left out are at their mean.
+
         Args:
             codes: integers [N, l], 1 <= l <= L.
 
@@ -195,37 +212,29 @@ class ResidualKMeans:
             ConfigError: not fitted.
         """
         self._check_fitted()
-        sizes = [len(codebook) for codebook in self.codebooks_]
-        if codes.ndim != 2 or codes.dtype.kind not in "iu" or not 1 <= codes.shape[1] <= len(sizes):
-            raise DataError(
-                "codes have the wrong shape or type",
-                expected=f"integers [N, 1 to {len(sizes)}]",
-                found=f"{codes.dtype} {list(codes.shape)}",
-            )
-        vectors = np.repeat(self.mean_[None], len(codes), axis=0)
-        for level, (column, codebook) in enumerate(zip(codes.T, self.codebooks_, strict=False)):
-            wrong = np.flatnonzero((column < 0) | (column >= len(codebook)))
-            if len(wrong):
-                raise DataError(
-                    f"code outside level {level + 1} in row {wrong[0]}",
-                    expected=f"0 to {len(codebook) - 1}",
-                    found=column[wrong[0]],
-                )
-            for rows in row_chunks(vectors):
-                vectors[rows] += codebook[column[rows]]
-        return vectors
+        checks.check_decodable(codes, [len(codebook) for codebook in self.codebooks_])
+        codebooks = self.codebooks_[: codes.shape[1]]
+        if self.whitening_ is not None:
+            codebooks = [self.whitening_.undo(codebook) for codebook in codebooks]
+        return sum_of_codes(self.mean_, codebooks, codes)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `encode` and `decode` need, and the fitted errors, as arrays (for safetensors).
 
-        Keys: `mean`, `codebook.0` .. `codebook.{L-1}`, `variance` [1], `mean_squared_residuals` [L].
+        Keys: `mean`, `codebook.0` .. `codebook.{L-1}`, `variance` [1], `mean_squared_residuals` [L]; with a whitening
+        also `whitening.directions` [D, E] and `whitening.scales` [D], so tables without one keep their identity.
 
         Raises:
             ConfigError: not fitted.
         """
         self._check_fitted()
+        whitening = self.whitening_
+        extra = (
+            {} if whitening is None else dict(zip(_WHITENING, (whitening.directions, whitening.scales), strict=True))
+        )
         return {
             "mean": self.mean_,
+            **extra,
             **{f"codebook.{level}": codebook for level, codebook in enumerate(self.codebooks_)},
             "variance": np.array([self.variance_]),
             "mean_squared_residuals": self.mean_squared_residuals_,
@@ -238,19 +247,22 @@ class ResidualKMeans:
         Raises:
             DataError: a key is missing or unknown, or an array has a wrong shape or type or is not finite.
         """
-        num_levels = sum(key.startswith("codebook.") for key in state)
-        names = [f"codebook.{level}" for level in range(num_levels)]
-        keys = ["mean", *names, "variance", "mean_squared_residuals"]
-        if not names or sorted(keys) != sorted(state):
-            raise DataError("not the state of a residual k-means", expected=", ".join(keys), found=", ".join(state))
-        width = (state["mean"].size,)
-        for key, expected in {"mean": width, "variance": (1,), "mean_squared_residuals": (num_levels,)}.items():
-            _check_state(key, state[key], expected, np.float32 if key == "mean" else np.float64)
-        for name in names:
-            _check_state(name, state[name], (*state[name].shape[:1], *width), np.float32)
+        extra = _WHITENING if set(_WHITENING) & state.keys() else ()
+        names = checks.check_keys(WHAT, state, "mean", *extra, "variance", "mean_squared_residuals")
+        inner = width = state["mean"].size
+        shapes: dict[str, tuple[int, ...]] = {"mean": (width,)}
+        if extra:
+            inner = state[_WHITENING[1]].size
+            shapes |= {_WHITENING[0]: (inner, width), _WHITENING[1]: (inner,)}
+        shapes |= {name: (*state[name].shape[:1], inner) for name in names}
+        for key, shape in shapes.items():
+            checks.check_state(WHAT, key, state[key], shape, np.float32)
+        for key, shape in {"variance": (1,), "mean_squared_residuals": (len(names),)}.items():
+            checks.check_state(WHAT, key, state[key], shape, np.float64)
         quantiser = cls(codebook_sizes=tuple(len(state[name]) for name in names))
         quantiser.codebooks_ = [np.array(state[name]) for name in names]
         quantiser.mean_ = np.array(state["mean"])
+        quantiser.whitening_ = Whitening(*(np.array(state[key]) for key in extra)) if extra else None
         quantiser.variance_ = float(state["variance"][0])
         quantiser.mean_squared_residuals_ = np.array(state["mean_squared_residuals"])
         return quantiser
@@ -258,14 +270,6 @@ class ResidualKMeans:
     def _check_fitted(self) -> None:
         if not hasattr(self, "mean_squared_residuals_"):
             raise ConfigError("the residual k-means is not fitted", fix="call fit or from_state first")
-
-    def _sample(self, vectors: np.ndarray) -> np.ndarray:
-        """A copy of the vectors to train on, in their order."""
-        size = max(self.codebook_sizes) * self.max_points_per_centroid
-        if size >= len(vectors):
-            return np.array(vectors, order="C")
-        chosen = generator(self.seed, _SAMPLE).choice(len(vectors), size, replace=False, shuffle=False)
-        return np.ascontiguousarray(vectors[np.sort(chosen)])
 
     def _fit_level(self, residuals: np.ndarray, level: int, progress: Progress | None) -> tuple[np.ndarray, float]:
         """The codebook of a level, and the mean squared residual after it; takes the codebook off the residuals."""
@@ -295,10 +299,10 @@ class ResidualKMeans:
     def _initial(self, residuals: np.ndarray, level: int, restart: int) -> np.ndarray:
         size = self.codebook_sizes[level]
         order = generator(self.seed, _INITIAL, level, restart).permutation(len(residuals))
-        rows = _distinct_rows(residuals, order, size if self.initialisation == "random" else _POOL * size)
+        rows = checks.distinct_rows(residuals, order, size if self.initialisation == "random" else _POOL * size)
         if len(rows) < size:
             what = "vectors" if level == 0 else "residuals"
-            raise _too_few(level, self.codebook_sizes, f"{len(rows)} different {what}")
+            raise checks.too_few(level, self.codebook_sizes, f"{len(rows)} different {what}")
         if self.initialisation == "random":
             return residuals[rows]
         from sklearn.cluster import kmeans_plusplus  # a second, not at the start of every command
@@ -341,69 +345,3 @@ def _mean_squared(vectors: np.ndarray, codebook: np.ndarray | None = None, codes
         chunk = vectors[rows] if codebook is None or codes is None else vectors[rows] - codebook[codes[rows]]
         total += float(np.square(chunk, dtype=np.float64).sum())
     return total / len(vectors)
-
-
-def _mean_of_checked(vectors: np.ndarray) -> np.ndarray:
-    """The mean row in float64, after a look at every number."""
-    total = np.zeros(vectors.shape[1])
-    for rows in row_chunks(vectors):
-        _check_values(vectors[rows], rows.start)
-        total += vectors[rows].sum(axis=0, dtype=np.float64)
-    return total / len(vectors)
-
-
-def _distinct_rows(vectors: np.ndarray, order: np.ndarray, wanted: int) -> list[int]:
-    """The first `wanted` rows in this order that differ from all before; fewer if there are not that many."""
-    seen: set[bytes] = set()
-    rows: list[int] = []
-    for row in order.tolist():
-        key = (vectors[row] + np.float32(0)).tobytes()  # -0.0 becomes 0.0
-        if key not in seen:
-            seen.add(key)
-            rows.append(row)
-            if len(rows) == wanted:
-                break
-    return rows
-
-
-def _check_shape(vectors: np.ndarray, width: int | None = None) -> None:
-    expected = "E" if width is None else width
-    is_matrix = vectors.ndim == 2 and vectors.shape[1] > 0 and width in (None, vectors.shape[1])
-    if not is_matrix or vectors.dtype != np.float32:
-        raise DataError(
-            "vectors to quantise have the wrong shape or type",
-            expected=f"float32 [N, {expected}]" + ("" if width is None else ", the width it was fitted with"),
-            found=f"{vectors.dtype} {list(vectors.shape)}",
-        )
-
-
-def _check_values(chunk: np.ndarray, start: int) -> None:
-    largest = np.abs(chunk).max(axis=1, initial=0.0)  # NaN stays NaN
-    wrong = np.flatnonzero(~(largest <= LARGEST))
-    if len(wrong):
-        value = largest[wrong[0]]
-        is_finite = np.isfinite(value)
-        raise DataError(
-            f"a vector to quantise is {'too large' if is_finite else 'not finite'} in row {start + wrong[0]}",
-            expected=f"numbers up to {LARGEST:g}" if is_finite else "finite numbers",
-            found=value,
-            fix="rescale the vectors" if is_finite else "mend the embeddings",
-        )
-
-
-def _check_state(key: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
-    if array.shape != shape or array.dtype != dtype or not np.isfinite(array).all():
-        raise DataError(
-            f"array {key!r} of the residual k-means is damaged",
-            expected=f"finite {np.dtype(dtype)} {list(shape)}",
-            found=f"{array.dtype} {list(array.shape)}",
-        )
-
-
-def _too_few(level: int, sizes: Sequence[int], found: str) -> DataError:
-    return DataError(
-        f"too few vectors for level {level + 1} of {len(sizes)} of the codes",
-        expected=f"at least {sizes[level]} different ones for its {sizes[level]} codes",
-        found=found,
-        fix="lower tokenizer.codebook_sizes" if level == 0 else "lower tokenizer.codebook_sizes, or use fewer levels",
-    )

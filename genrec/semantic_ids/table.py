@@ -21,10 +21,12 @@ from safetensors.numpy import load_file, save_file
 from genrec.artifacts import Artifact, check_parent, load_artifact, read_json, write_artifact
 from genrec.errors import ConfigError, DataError, LineageError
 from genrec.files import pretty_json
+from genrec.semantic_ids.collisions import Reassignment
 from genrec.semantic_ids.rows import check_codes, sort_rows
 
 KIND = "semantic_ids"
-POLICIES = ("suffix", "keep", "none")
+POLICIES = ("suffix", "reassign", "reassign_or_suffix", "keep", "none")
+_WITH_SUFFIX = ("suffix", "reassign_or_suffix")
 IMPORTS = ("keep", "resolve", "none")
 
 _CODES, _CODEBOOKS, _HEALTH = "codes.npy", "codebooks.safetensors", "health.json"
@@ -40,8 +42,10 @@ class SemanticIds:
         codebook_sizes: K_l of each level, a suffix level included.
         identity: sha256 (hex) of codebooks, level sizes and collision policy: what a recommender is trained on. Later
             versions of a table keep it.
-        collisions: "suffix" (the last level numbers the items of a bucket), "keep" (items may share their codes; only
-            for imported tables), or "none" (there never were any).
+        collisions: "suffix" (the last level numbers the items of a bucket), "reassign" (all but one item of a bucket
+            have another last code), "reassign_or_suffix" (those that are not too far from one, and then a suffix),
+            "keep" (items may share their codes; only for imported tables), or "none" (there never were any).
+        max_added_distortion: how far is too far under "reassign_or_suffix", part of that policy; otherwise None.
         has_collisions: some items share their codes; only possible under "keep".
 
     Raises:
@@ -53,6 +57,7 @@ class SemanticIds:
     codebook_sizes: tuple[int, ...]
     identity: str
     collisions: str
+    max_added_distortion: float | None = None
     has_collisions: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,6 +73,10 @@ class SemanticIds:
                 expected=f"distinct codes under the collision policy {self.collisions!r}",
                 fix="resolve the collisions with a suffix, or keep them",
             )
+        if (self.max_added_distortion is not None) != (self.collisions == "reassign_or_suffix"):
+            expected = "a limit of added distortion where collisions are 'reassign_or_suffix', and only there"
+            found = f"{self.max_added_distortion} with {self.collisions!r}"
+            raise ConfigError("the collision policy is at odds with itself", expected=expected, found=found)
 
     @property
     def num_items(self) -> int:
@@ -86,7 +95,12 @@ class CollisionReport:
         num_items: N.
         num_buckets: distinct rows of codes.
         num_colliding: items that share their codes with another.
-        num_touched: items whose ID the policy changed: with a suffix, those whose last code is not 0.
+        num_touched: items whose ID the policy changed: num_moved + num_suffixed.
+        num_moved: items that have another last code of the quantiser than it gave them.
+        num_suffixed: items that share the quantiser's codes and have a suffix other than 0.
+        mean_added: of the items that moved, what moving added to the squared error, as a share of the mean squared
+            error of the set that the quantiser was fitted on; None if none moved, or if that is 0.
+        largest_added: the largest of these.
         largest_bucket: most items with the same codes.
         suffix_size: number of codes of the suffix level, its reserve included; None without one.
     """
@@ -95,6 +109,10 @@ class CollisionReport:
     num_buckets: int
     num_colliding: int
     num_touched: int
+    num_moved: int
+    num_suffixed: int
+    mean_added: float | None
+    largest_added: float | None
     largest_bucket: int
     suffix_size: int | None
 
@@ -106,27 +124,33 @@ def build_semantic_ids(
     codebooks: Mapping[str, np.ndarray] | None = None,
     collisions: str = "suffix",
     reserve: int = 8,
+    reassignment: Reassignment | None = None,
 ) -> tuple[SemanticIds, CollisionReport]:
     """The table of codes that a quantiser gave, with its collisions resolved.
 
     `suffix` (TIGER) adds a level that numbers the items of a bucket by item_index, from 0. It is there even if no two
     items collide, so that later items can. TIGER sizes that level like the others; here it is the largest bucket and a
-    reserve.
+    reserve. `reassign` adds no level: all but one item of a bucket have moved to free codes, and a later item can only
+    have a code that is free. `reassign_or_suffix` moves what can move at a bearable cost, and adds a suffix level for
+    the rest and for later items.
 
     Args:
         codes: integers [N, L], row i for item_index i.
         codebook_sizes: K_l of each level.
         codebooks: all arrays that turn an embedding into codes, by name, for the identity. None: the codes themselves
             are hashed.
-        collisions: "suffix"; "keep" (items may share their codes); "none" (two equal rows are an error).
-        reserve: codes of the suffix level beyond the largest bucket, for later items; at least 0.
+        collisions: "suffix"; "reassign"; "reassign_or_suffix"; "keep" (items may share their codes); "none" (two equal
+            rows are an error).
+        reserve: codes of the suffix level beyond the largest bucket (after the moves), for later items; at least 0.
+        reassignment: of these codes, by `collisions.reassign`: without a limit for "reassign", with one for
+            "reassign_or_suffix", None for the others. The limit is part of the identity.
 
     Returns:
         The table, and what happened to the collisions.
 
     Raises:
         DataError: codes out of range or of the wrong shape, or two equal rows under "none".
-        ConfigError: unknown policy, or a negative reserve.
+        ConfigError: unknown policy, a negative reserve, or a reassignment that is missing or not the policy's.
 
     >>> ids, report = build_semantic_ids(np.array([[0, 1], [2, 0], [0, 1]]), (3, 2), reserve=1)
     >>> ids.codes.tolist(), ids.codebook_sizes
@@ -138,25 +162,43 @@ def build_semantic_ids(
         raise ConfigError("unknown collision policy", expected=", ".join(POLICIES), found=repr(collisions))
     if reserve < 0:
         raise ConfigError("the reserve of the suffix level is negative", expected="0 or more", found=reserve)
+    if (reassignment is not None) != collisions.startswith("reassign"):
+        found = "none" if reassignment is None else "one"
+        raise ConfigError(
+            f"wrong reassignment for the collision policy {collisions!r}",
+            expected="one for reassign and reassign_or_suffix, none for the others",
+            found=found,
+        )
     check_codes(codes, codebook_sizes)
     codes = np.ascontiguousarray(codes, dtype=np.int32)
     sizes = tuple(int(size) for size in codebook_sizes)
-    number, bucket_sizes = _number_buckets(codes, sizes)
-    largest = int(bucket_sizes.max())
+    _, bucket_sizes = _number_buckets(codes, sizes)
+    moves = _moves(reassignment)
+    limit = None
+    if reassignment is not None:
+        if reassignment.codes.shape != codes.shape:
+            found = list(reassignment.codes.shape)
+            raise DataError("the reassignment is of other items", expected=f"codes {list(codes.shape)}", found=found)
+        codes, limit = reassignment.codes, reassignment.max_added_distortion
     resolved = codes
-    if collisions == "suffix":
+    num_suffixed = 0
+    if collisions in _WITH_SUFFIX:
+        number, left = _number_buckets(codes, sizes)
         resolved = np.concatenate([codes, number[:, None]], axis=1)
-        sizes = (*sizes, largest + reserve)
+        sizes = (*sizes, int(left.max()) + reserve)
+        num_suffixed = int((number > 0).sum())
     report = CollisionReport(
         num_items=len(codes),
         num_buckets=len(bucket_sizes),
         num_colliding=int(bucket_sizes[bucket_sizes > 1].sum()),
-        num_touched=int((number > 0).sum()) if collisions == "suffix" else 0,
-        largest_bucket=largest,
-        suffix_size=sizes[-1] if collisions == "suffix" else None,
+        num_touched=moves["num_moved"] + num_suffixed,
+        num_suffixed=num_suffixed,
+        largest_bucket=int(bucket_sizes.max()),
+        suffix_size=sizes[-1] if collisions in _WITH_SUFFIX else None,
+        **moves,
     )
-    identity = table_identity(codebooks or {"codes": codes}, sizes, collisions)
-    return SemanticIds(resolved, sizes, identity, collisions), report
+    identity = table_identity(codebooks or {"codes": codes}, sizes, collisions, limit)
+    return SemanticIds(resolved, sizes, identity, collisions, limit), report
 
 
 def from_codes(
@@ -194,14 +236,24 @@ def from_codes(
     return build_semantic_ids(codes, codebook_sizes, collisions=policy, reserve=reserve)
 
 
-def table_identity(arrays: Mapping[str, np.ndarray], codebook_sizes: Sequence[int], collisions: str) -> str:
-    """sha256 (hex) of the arrays (names, types, shapes, bytes in C order), the level sizes and the collision policy."""
-    header = {
+def table_identity(
+    arrays: Mapping[str, np.ndarray],
+    codebook_sizes: Sequence[int],
+    collisions: str,
+    max_added_distortion: float | None = None,
+) -> str:
+    """sha256 (hex) of the arrays (names, types, shapes, bytes in C order), the level sizes and the collision policy.
+
+    The limit of "reassign_or_suffix" is part of the policy: with another one the same items have other codes.
+    """
+    header: dict[str, Any] = {
         "domain": _DOMAIN,
         "codebook_sizes": [int(size) for size in codebook_sizes],
         "collisions": collisions,
         "arrays": [[name, arrays[name].dtype.str, list(arrays[name].shape)] for name in sorted(arrays)],
     }
+    if max_added_distortion is not None:  # absent, not null: the identities of all other tables stay what they were
+        header["max_added_distortion"] = float(max_added_distortion)
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode() + b"\n")
     for name in sorted(arrays):
         digest.update(np.ascontiguousarray(arrays[name]).data)
@@ -228,7 +280,8 @@ def save_semantic_ids(
         overwrite: replace an artifact that is there.
 
     Returns:
-        The artifact; its facts are codebook_sizes, identity, collisions and num_items.
+        The artifact; its facts are codebook_sizes, identity, collisions, num_items, and max_added_distortion if there
+        is one.
 
     Raises:
         LineageError: the identity is not that of the codebooks.
@@ -236,12 +289,14 @@ def save_semantic_ids(
     """
     if codebooks is not None:
         _check_identity(ids, codebooks, where="semantic IDs to save")
-    facts = {
+    facts: dict[str, Any] = {
         "codebook_sizes": list(ids.codebook_sizes),
         "identity": ids.identity,
         "collisions": ids.collisions,
         "num_items": ids.num_items,
     }
+    if ids.max_added_distortion is not None:
+        facts["max_added_distortion"] = ids.max_added_distortion
     with write_artifact(path, kind=KIND, facts=facts, parents=parents, overwrite=overwrite) as writer:
         np.save(writer.path(_CODES), np.ascontiguousarray(ids.codes), allow_pickle=False)
         writer.path(_HEALTH).write_text(pretty_json(dict(health or {})), "utf-8")
@@ -282,7 +337,8 @@ def load_semantic_ids(
     sizes = tuple(facts["codebook_sizes"])
     check_codes(codes, sizes, where=file)
     check_num_items(codes, facts["num_items"] if num_items is None else num_items, where=file)
-    ids = SemanticIds(codes.astype(np.int32, copy=False), sizes, facts["identity"], facts["collisions"])
+    limit = facts.get("max_added_distortion")
+    ids = SemanticIds(codes.astype(np.int32, copy=False), sizes, facts["identity"], facts["collisions"], limit)
     if verify and _CODEBOOKS in artifact.files:
         _check_identity(ids, load_codebooks(artifact), where=artifact.path)
     return artifact, ids
@@ -319,6 +375,15 @@ def check_num_items(codes: np.ndarray, num_items: int, *, where: object = "codes
         )
 
 
+def _moves(reassignment: Reassignment | None) -> dict[str, Any]:
+    """What a report says of them."""
+    added = np.empty(0) if reassignment is None else reassignment.added
+    if reassignment is None or not len(added) or reassignment.mean_error <= 0:
+        return {"num_moved": len(added), "mean_added": None, "largest_added": None}
+    shares = added / reassignment.mean_error
+    return {"num_moved": len(added), "mean_added": float(shares.mean()), "largest_added": float(shares.max())}
+
+
 def _number_buckets(codes: np.ndarray, sizes: Sequence[int]) -> tuple[Int32[np.ndarray, " N"], Int64[np.ndarray, " _"]]:
     """Number of each item among those with its codes, by item_index; and the sizes of the buckets, sorted by codes."""
     order, first_change = sort_rows(codes, sizes)
@@ -337,7 +402,7 @@ def _find_collision(codes: np.ndarray, sizes: Sequence[int]) -> tuple[int, int] 
 
 
 def _check_identity(ids: SemanticIds, codebooks: Mapping[str, np.ndarray], *, where: object) -> None:
-    expected = table_identity(codebooks, ids.codebook_sizes, ids.collisions)
+    expected = table_identity(codebooks, ids.codebook_sizes, ids.collisions, ids.max_added_distortion)
     if expected != ids.identity:
         raise LineageError(
             "the identity of the semantic IDs is not that of their codebooks, level sizes and collision policy",

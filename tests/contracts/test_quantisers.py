@@ -9,16 +9,28 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from genrec.errors import ConfigError, DataError
+from genrec.quantization.faiss_residual import FaissResidualQuantizer
+from genrec.quantization.product import ProductQuantizer
 from genrec.quantization.residual_kmeans import ResidualKMeans
+from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer
 
 WIDTH = 6
-SIZES = (8, 6, 4)
+SIZES = (8, 6, 4)  # three levels, the first of 8 codes, in all of them
+RQVAE = RqVaeOptions(
+    codebook_sizes=SIZES, latent_width=6, hidden=(), epochs=12, batch_size=100, learning_rate=3e-2, accelerator="cpu"
+)
 
 FACTORIES = {
     "residual_kmeans": lambda: ResidualKMeans(codebook_sizes=SIZES),
     "residual_kmeans_random": lambda: ResidualKMeans(codebook_sizes=SIZES, initialisation="random"),
     "residual_kmeans_sampled": lambda: ResidualKMeans(codebook_sizes=SIZES, max_points_per_centroid=4, num_restarts=2),
     "residual_kmeans_not_centred": lambda: ResidualKMeans(codebook_sizes=SIZES, centre=False, seed=7),
+    "residual_kmeans_whitened": lambda: ResidualKMeans(codebook_sizes=SIZES, whiten=0.9),
+    "product": lambda: ProductQuantizer(codebook_sizes=(8, 8, 8), num_rotations=5),
+    "product_not_rotated": lambda: ProductQuantizer(codebook_sizes=(8, 8, 8), rotate=False, seed=3),
+    "faiss_residual": lambda: FaissResidualQuantizer(codebook_sizes=(8, 4, 4), num_iterations=5),
+    "faiss_residual_greedy": lambda: FaissResidualQuantizer(codebook_sizes=(8, 4, 2), beam_width=1),
+    "rqvae": lambda: RqVaeQuantizer(RQVAE),
 }
 
 
@@ -33,10 +45,11 @@ class TestQuantiser:
         assert quantiser.fit(normal(100)) is quantiser
 
     def test_codes_lie_within_their_levels(self, factory):
-        codes = factory().fit(normal(100)).encode(normal(500, seed=1))
+        quantiser = factory().fit(normal(100))
+        codes = quantiser.encode(normal(500, seed=1))
         assert (codes.shape, codes.dtype) == ((500, len(SIZES)), np.int32)
         assert (codes >= 0).all()
-        assert (codes < SIZES).all()
+        assert (codes < quantiser.codebook_sizes).all()
 
     def test_encoding_is_deterministic_and_by_item(self, factory):
         quantiser, vectors = factory().fit(normal(100)), normal(300, seed=1)
@@ -116,7 +129,7 @@ class TestQuantiser:
 
     def test_codes_outside_their_level_are_refused(self, factory):
         quantiser = factory().fit(normal(100))
-        for row, codes in ((0, [[-1, 0, 0]]), (1, [[7, 5, 3], [7, 6, 3]])):
+        for row, codes in ((0, [[-1, 0, 0]]), (1, [[7, 3, 1], [7, 8, 1]])):
             with pytest.raises(DataError, match=f"code outside level . in row {row}"):
                 quantiser.decode(np.array(codes))
         for wrong in (np.zeros((2, 4), dtype=int), np.zeros((2, 3)), np.zeros(3, dtype=int)):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from genrec.artifacts import Artifact, write_artifact
 from genrec.errors import ArtifactError, ConfigError, DataError, GenrecError, LineageError, RunError
 from genrec.seeding import generator
+from genrec.semantic_ids.collisions import Reassignment, reassign
 from genrec.semantic_ids.table import (
     KIND,
     SemanticIds,
@@ -31,6 +32,7 @@ from oracles.code_tables import CodeTable, code_tables
 
 CODES = np.array([[0, 1], [2, 0], [0, 1], [1, 1], [0, 1]])
 SIZES = (3, 2)
+ERRORS = np.array([[3, 0], [1, 2], [4, 2], [5, 1], [5, 4.0]])  # of each item at the codes of the last level
 CODEBOOKS = {"level_0": generator(1).standard_normal((3, 4)), "level_1": np.ones((2, 4), dtype=np.float32)}
 
 
@@ -54,6 +56,81 @@ def test_a_suffix_numbers_the_items_of_a_bucket(table: CodeTable, reserve: int) 
     assert report.num_colliding == sum(count for count in seen.values() if count > 1)
     assert report.num_touched == sum(count - 1 for count in seen.values())
     assert report.suffix_size == largest + reserve
+
+
+def moved(limit: float | None = None, codes: np.ndarray = CODES[:4]) -> Reassignment:
+    """Item 2 leaves the bucket of item 0 for a squared error 2 higher."""
+    return reassign(
+        codes, SIZES, lambda items, last: ERRORS[items[:, None], last], mean_error=4.0, max_added_distortion=limit
+    )
+
+
+def test_reassigned_codes_need_no_level() -> None:
+    ids, report = build_semantic_ids(CODES[:4], SIZES, collisions="reassign", reassignment=moved())
+    assert ids.codes.tolist() == [[0, 1], [2, 0], [0, 0], [1, 1]]
+    assert (ids.codebook_sizes, ids.collisions, ids.has_collisions) == (SIZES, "reassign", False)
+    assert (report.num_colliding, report.num_touched, report.num_moved, report.num_suffixed) == (2, 1, 1, 0)
+    assert (report.mean_added, report.largest_added, report.largest_bucket, report.suffix_size) == (0.5, 0.5, 2, None)
+
+
+def test_what_cannot_move_has_a_suffix() -> None:
+    """Items 0, 2 and 4 share their codes and there is one that is free: 2 goes there, unless the limit is below."""
+    ids, report = build_semantic_ids(CODES, SIZES, collisions="reassign_or_suffix", reassignment=moved(0.5, CODES))
+    assert ids.codes.tolist() == [[0, 1, 0], [2, 0, 0], [0, 1, 1], [1, 1, 0], [0, 0, 0]]
+    assert (ids.codebook_sizes, ids.max_added_distortion) == ((3, 2, 2 + 8), 0.5)
+    assert (report.num_touched, report.num_moved, report.num_suffixed, report.suffix_size) == (2, 1, 1, 10)
+    assert (report.mean_added, report.largest_bucket) == (0.25, 3)
+    ids, report = build_semantic_ids(CODES, SIZES, collisions="reassign_or_suffix", reassignment=moved(0.2, CODES))
+    suffixed, plain = build_semantic_ids(CODES, SIZES)
+    assert np.array_equal(ids.codes, suffixed.codes)
+    assert (report.num_touched, report.num_moved, report.num_suffixed, report.mean_added) == (2, 0, 2, None)
+    assert (plain.num_moved, plain.num_suffixed) == (0, 2)
+
+
+def test_a_suffix_level_is_there_for_later_items_even_if_all_have_moved() -> None:
+    ids, report = build_semantic_ids(
+        CODES[:4], SIZES, collisions="reassign_or_suffix", reassignment=moved(0.5), reserve=3
+    )
+    assert ids.codebook_sizes == (3, 2, 4)
+    assert (report.num_suffixed, report.suffix_size) == (0, 4)
+
+
+def test_the_identity_of_a_suffix_is_what_it_was() -> None:
+    """Written down before other policies were there: recommenders trained then still accept their tables."""
+    arrays = {"mean": np.zeros(2, dtype="<f4"), "codebook.0": np.arange(6, dtype="<f4").reshape(3, 2)}
+    expected = "b6c3abb2da25b12d44c0a4062dd9e8f5dac63a03158c4e23d5934e6263069c91"
+    assert table_identity(arrays, (3, 11), "suffix") == expected
+
+
+def test_the_identity_knows_policy_and_limit() -> None:
+    """The same codebooks and level sizes, and still other codes for the same items."""
+    tables = [
+        build_semantic_ids(
+            CODES[:4], SIZES, codebooks=CODEBOOKS, collisions=policy, reassignment=moves, reserve=reserve
+        )
+        for policy, moves, reserve in (
+            ("suffix", None, 8),
+            ("reassign_or_suffix", moved(0.5), 9),
+            ("reassign_or_suffix", moved(0.6), 9),
+            ("reassign_or_suffix", moved(0.2), 8),
+            ("reassign", moved(), 8),
+            ("keep", None, 8),
+        )
+    ]
+    assert [ids.codebook_sizes[2:] for ids, _ in tables] == [(10,), (10,), (10,), (10,), (), ()]
+    assert len({ids.identity for ids, _ in tables}) == len(tables)
+
+
+def test_reassigned_tables_survive_a_round_trip(tmp_path: Path) -> None:
+    parents = {"dataset": dataset(tmp_path / "d")}
+    for policy, moves in (("reassign", moved()), ("reassign_or_suffix", moved(0.5))):
+        ids, _ = build_semantic_ids(CODES[:4], SIZES, codebooks=CODEBOOKS, collisions=policy, reassignment=moves)
+        saved = save_semantic_ids(tmp_path / policy, ids, parents=parents, codebooks=CODEBOOKS)
+        assert saved.facts.get("max_added_distortion") == moves.max_added_distortion
+        _, loaded = load_semantic_ids(tmp_path / policy)
+        assert np.array_equal(loaded.codes, ids.codes)
+        assert (loaded.identity, loaded.collisions) == (ids.identity, policy)
+        assert loaded.max_added_distortion == moves.max_added_distortion
 
 
 @given(code_tables())
@@ -131,14 +208,34 @@ def test_published_ids_of_office(data_root: Path) -> None:
             "items 0 and 2 have the same",
         ),
         (
-            lambda: SemanticIds(CODES.astype(np.int32), SIZES, "0" * 64, "reassign"),
+            lambda: SemanticIds(CODES.astype(np.int32), SIZES, "0" * 64, "move"),
             ConfigError,
             "unknown collision policy",
         ),
         (
             lambda: build_semantic_ids(CODES, SIZES, collisions="keeep"),
             ConfigError,
-            "expected suffix, keep, none, found 'keeep'",
+            "expected suffix, reassign, reassign_or_suffix, keep, none, found 'keeep'",
+        ),
+        (
+            lambda: build_semantic_ids(CODES, SIZES, collisions="reassign"),
+            ConfigError,
+            r"wrong reassignment for the collision policy 'reassign' .*found none",
+        ),
+        (
+            lambda: build_semantic_ids(CODES[:4], SIZES, reassignment=moved()),
+            ConfigError,
+            r"wrong reassignment for the collision policy 'suffix' .*found one",
+        ),
+        (
+            lambda: build_semantic_ids(CODES[:4], SIZES, collisions="reassign", reassignment=moved(0.5)),
+            ConfigError,
+            r"collision policy is at odds .*found 0.5 with 'reassign'",
+        ),
+        (
+            lambda: build_semantic_ids(CODES[:3], SIZES, collisions="reassign", reassignment=moved()),
+            DataError,
+            "the reassignment is of other items",
         ),
         (lambda: from_codes(CODES, collisions="suffix"), ConfigError, "expected keep, resolve, none, found 'suffix'"),
         (lambda: build_semantic_ids(CODES, SIZES, reserve=-1), ConfigError, "reserve of the suffix level is negative"),

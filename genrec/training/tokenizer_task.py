@@ -1,0 +1,136 @@
+"""One step of training an RQ-VAE: the loss, codebooks by gradient or moving average, dead codes, a record an epoch.
+
+A shell around a built model; must not know configuration or files.
+"""
+# B batch, E width, L levels, K codes of a level
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from genrec.errors import TrainingError
+from genrec.quantization.rqvae import Assign, RqVae, ema_update, loss_parts, quantise, reseed
+
+
+class TokenizerTask(pl.LightningModule):
+    """Trains an `RqVae` on batches of `vectors` [B, E] and their `rows` among all [B].
+
+    Args:
+        model: with its codebooks initialised.
+        num_items: N, vectors of an epoch.
+        beta: weight of the commitment.
+        learning_rate: of Adam, constant.
+        assign: how each level chooses its codes in training.
+        ema_decay: of codebooks that are moving averages; None: they are learnt by gradient.
+        reseed_every: epochs between re-seedings of codes that no item had in the epoch; 0: never.
+        on_epoch: told the number of epochs done.
+
+    Attributes:
+        history: a record an epoch (see `RqVaeQuantizer`).
+    """
+
+    def __init__(
+        self,
+        model: RqVae,
+        *,
+        num_items: int,
+        beta: float,
+        learning_rate: float,
+        assign: Sequence[Assign],
+        ema_decay: float | None,
+        reseed_every: int,
+        on_epoch: Callable[[int], None] = lambda epochs: None,
+    ) -> None:
+        super().__init__()
+        self.model, self.beta, self.learning_rate, self.assign = model, beta, learning_rate, list(assign)
+        self.ema_decay, self.reseed_every, self.on_epoch = ema_decay, reseed_every, on_epoch
+        self.codes = np.full((num_items, len(model.codebooks)), -1, dtype=np.int32)  # of the epoch, as assigned
+        self.history: list[dict[str, Any]] = []
+        self.sums: dict[str, float] = {}
+        if ema_decay is not None:
+            for level, codebook in enumerate(model.codebooks):  # as if each code had one item so far
+                self.register_buffer(f"counts_{level}", torch.ones(len(codebook)))
+                self.register_buffer(f"sums_{level}", codebook.detach().clone())
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss.
+
+        Raises:
+            TrainingError: it is not finite; names the epoch, the batch and the parts.
+        """
+        decoded, quantised = self.model(batch["vectors"], self.assign)
+        parts = loss_parts(batch["vectors"], decoded, quantised, beta=self.beta)
+        trained = parts if self.ema_decay is None else {k: v for k, v in parts.items() if k != "codebook"}
+        loss = torch.stack(list(trained.values())).sum()
+        values = {"loss": float(loss.detach()), **{name: float(part.detach()) for name, part in parts.items()}}
+        if not np.isfinite(values["loss"]):
+            raise TrainingError(
+                f"the loss of the RQ-VAE is {values['loss']}",
+                where=f"epoch {self.current_epoch + 1}, batch {batch_idx}",
+                found=", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+                fix="lower tokenizer.learning_rate, or rescale the embeddings",
+            )
+        if self.ema_decay is not None:
+            for level, residuals in enumerate(quantised.residuals):
+                self._move(level, residuals.detach(), quantised.codes[:, level], self.ema_decay)
+        self.codes[batch["rows"].cpu().numpy()] = quantised.codes.cpu().numpy()
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value * len(batch["rows"])
+        self.last_vectors = batch["vectors"]
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Records the epoch, and re-seeds the codes that it left unused (not after the last: they would not learn)."""
+        record: dict[str, Any] = {"epoch": self.current_epoch + 1}
+        record |= {name: total / len(self.codes) for name, total in self.sums.items()}
+        record["collision_rate"] = 1 - len(np.unique(self.codes, axis=0)) / len(self.codes)
+        record["levels"] = [
+            _usage(column, len(codebook)) for column, codebook in zip(self.codes.T, self.model.codebooks, strict=True)
+        ]
+        epochs = self.current_epoch + 1
+        if self.reseed_every and epochs % self.reseed_every == 0 and epochs != self.trainer.max_epochs:
+            self._reseed(record["levels"])
+        self.history.append(record)
+        self.sums = {}
+        self.on_epoch(epochs)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on the networks, and on the codebooks where these have a gradient."""
+        return torch.optim.Adam([part for part in self.parameters() if part.requires_grad], lr=self.learning_rate)
+
+    @torch.no_grad()
+    def _move(self, level: int, residuals: Tensor, codes: Tensor, decay: float) -> None:
+        counts, sums = self.get_buffer(f"counts_{level}"), self.get_buffer(f"sums_{level}")
+        state = (self.model.codebooks[level], counts, sums)
+        for tensor, new in zip(state, ema_update(*state, residuals=residuals, codes=codes, decay=decay), strict=True):
+            tensor.copy_(new)
+
+    @torch.no_grad()
+    def _reseed(self, levels: list[dict[str, Any]]) -> None:
+        """Level by level: what a new code takes over is no longer there for the levels below."""
+        latents = self.model.encoder(self.last_vectors)
+        for level, codebook in enumerate(self.model.codebooks):
+            is_dead = torch.ones(len(codebook), dtype=torch.bool)
+            is_dead[torch.from_numpy(np.unique(self.codes[:, level])).long()] = False
+            if not is_dead.any():
+                continue
+            residuals = quantise(latents, list(self.model.codebooks)[: level + 1]).residuals[level]
+            new, replaced = reseed(codebook, is_dead.to(codebook.device), residuals)
+            codebook.copy_(new)
+            levels[level]["reseeded"] = len(replaced)
+            if self.ema_decay is not None:
+                self.get_buffer(f"counts_{level}")[replaced] = 1.0
+                self.get_buffer(f"sums_{level}")[replaced] = new[replaced]
+
+
+def _usage(codes: np.ndarray, size: int) -> dict[str, Any]:
+    counts = np.bincount(codes, minlength=size)
+    share = counts[counts > 0] / len(codes)
+    perplexity = float(np.exp(-(share * np.log(share)).sum()))
+    return {"used": len(share), "dead": size - len(share), "perplexity": perplexity, "reseeded": 0}

@@ -1,0 +1,230 @@
+"""The RQ-VAE as a quantiser: what it learns, what it keeps, what it refuses."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+from sklearn.metrics import normalized_mutual_info_score
+
+from genrec.errors import ConfigError, DataError, TrainingError
+from genrec.quantization.rqvae import RqVae
+from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer, _Stream
+from genrec.training.tokenizer_task import TokenizerTask
+
+TINY = RqVaeOptions(
+    codebook_sizes=(8, 6),
+    latent_width=4,
+    hidden=(12,),
+    epochs=4,
+    batch_size=32,
+    learning_rate=1e-2,
+    codebook_update="gradient",
+    accelerator="cpu",
+)
+VARIANTS = {
+    "gradient": TINY,
+    "ema": replace(TINY, codebook_update="ema", ema_decay=0.9),
+    "sinkhorn": replace(TINY, sinkhorn="all", sinkhorn_iterations=5, seed=3),
+}
+
+
+def normal(num_vectors: int, seed: int = 0, width: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((num_vectors, width)).astype(np.float32)
+
+
+def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors of 16 clusters times 16 shifts, with both labels."""
+    rng = np.random.default_rng(0)
+    centres, shifts = 4 * rng.standard_normal((16, 24)), rng.standard_normal((16, 24))
+    first, second = rng.integers(16, size=1000), rng.integers(16, size=1000)
+    noise = 0.05 * rng.standard_normal((1000, 24))
+    return (centres[first] + shifts[second] + noise).astype(np.float32), first, second
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+def test_a_planted_mixture_is_recovered_without_dead_codes(update):
+    vectors, first, second = planted()
+    options = replace(TINY, codebook_sizes=(16, 16), latent_width=24, hidden=(), epochs=60, batch_size=256)
+    options = replace(options, learning_rate=1e-2, codebook_update=update)
+    quantiser = RqVaeQuantizer(options).fit(vectors)
+    codes = quantiser.encode(vectors)
+    assert normalized_mutual_info_score(first, codes[:, 0]) > 0.99
+    assert normalized_mutual_info_score(16 * first + second, 16 * codes[:, 0] + codes[:, 1]) > 0.99
+    assert [len(np.unique(column)) for column in codes.T] == [16, 16]
+    last = quantiser.history_[-1]
+    assert [level["dead"] for level in last["levels"]] == [0, 0]
+    error = np.square(vectors - quantiser.decode(codes)).mean() / np.square(vectors - vectors.mean(axis=0)).mean()
+    assert error < 0.03
+    assert last["reconstruction"] == pytest.approx(error, abs=0.005), "it is a share of the variance"
+    assert last["collision_rate"] == pytest.approx(1 - 253 / 1000, abs=0.01)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_same_seed_gives_the_same_bits(options):
+    vectors = normal(100)
+    once = RqVaeQuantizer(options).fit(vectors)
+    torch.manual_seed(99)  # the global generators must not matter
+    again = RqVaeQuantizer(options).fit(vectors)
+    other = RqVaeQuantizer(replace(options, seed=options.seed + 1)).fit(vectors)
+    for name, array in once.state().items():
+        np.testing.assert_array_equal(again.state()[name], array)
+    assert again.history_ == once.history_
+    assert any(not np.array_equal(array, other.state()[name]) for name, array in once.state().items())
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_a_saved_quantiser_encodes_alike(options):
+    quantiser, more = RqVaeQuantizer(options).fit(normal(100)), normal(500, seed=1)
+    restored = RqVaeQuantizer.from_state(load(save(quantiser.state())))
+    codes = quantiser.encode(more)
+    np.testing.assert_array_equal(restored.encode(more), codes)
+    np.testing.assert_array_equal(restored.decode(codes), quantiser.decode(codes))
+    assert restored.codebook_sizes == quantiser.codebook_sizes
+    latents = (normal(100) - quantiser.mean_) / quantiser.scale_
+    for at, (weight, bias) in enumerate(quantiser.encoder_):
+        latents = (latents if at == 0 else np.maximum(latents, 0)) @ weight.T + bias
+    for level, codes in enumerate(quantiser.encode(normal(100)).T):
+        latents = latents - quantiser.codebooks_[level][codes]
+        assert quantiser.mean_squared_residuals_[level] == pytest.approx(
+            np.square(latents).sum(axis=1).mean(), rel=1e-4
+        )
+
+
+def test_encoding_is_that_of_the_trained_module():
+    quantiser, vectors = RqVaeQuantizer(TINY).fit(normal(100)), normal(400, seed=1)
+    random = torch.Generator()
+    model = RqVae(width=6, latent_width=4, hidden=(12,), codebook_sizes=(8, 6), learn_codebooks=True, generator=random)
+    model.initialise(quantiser.codebooks_)
+    arrays = {"encoder": quantiser.encoder_, "decoder": quantiser.decoder_}
+    with torch.no_grad():
+        for name, layers in arrays.items():
+            for at, (weight, bias) in enumerate(layers):
+                getattr(model, name)[2 * at].weight.copy_(torch.from_numpy(weight))
+                getattr(model, name)[2 * at].bias.copy_(torch.from_numpy(bias))
+        decoded, quantised = model(torch.from_numpy((vectors - quantiser.mean_) / np.float32(quantiser.scale_)))
+    codes = quantiser.encode(vectors)
+    np.testing.assert_array_equal(codes, quantised.codes)
+    np.testing.assert_allclose(quantiser.decode(codes), quantiser.mean_ + quantiser.scale_ * decoded.numpy(), atol=1e-5)
+
+
+def test_every_epoch_has_every_item_once_in_an_order_of_its_own():
+    stream = _Stream(normal(50), np.zeros(6, dtype=np.float32), 1.0, options=replace(TINY, batch_size=16))
+    orders = []
+    for epoch in (0, 1, 0):
+        stream.epoch = lambda epoch=epoch: epoch
+        batches = list(stream)
+        assert [len(batch["rows"]) for batch in batches] == [13, 13, 12, 12]
+        orders.append(torch.cat([batch["rows"] for batch in batches]).tolist())
+        np.testing.assert_array_equal(torch.cat([batch["vectors"] for batch in batches]), normal(50)[orders[-1]])
+    assert sorted(orders[0]) == list(range(50))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_the_record_of_an_epoch_and_the_progress():
+    told = []
+    quantiser = RqVaeQuantizer(TINY).fit(normal(100), progress=lambda *state: told.append(state))
+    assert told == [("rqvae", epoch, 4) for epoch in range(1, 5)]
+    assert [record["epoch"] for record in quantiser.history_] == [1, 2, 3, 4]
+    for record in quantiser.history_:
+        total = record["reconstruction"] + record["codebook"] + record["commitment"]
+        assert record["loss"] == pytest.approx(total)
+        assert record["commitment"] == pytest.approx(0.25 * record["codebook"])
+        for level, size in zip(record["levels"], TINY.codebook_sizes, strict=True):
+            assert level["used"] + level["dead"] == size
+            assert 1 <= level["perplexity"] <= level["used"] + 1e-9
+    ema = RqVaeQuantizer(VARIANTS["ema"]).fit(normal(100)).history_[-1]
+    assert ema["loss"] == pytest.approx(ema["reconstruction"] + ema["commitment"]), "no codebook term under ema"
+
+
+def test_dead_codes_come_to_life_unless_they_are_left_alone():
+    vectors = np.concatenate([normal(80), 50 + normal(80, seed=1)])
+    dead = {}
+    for every in (0, 1):
+        options = replace(TINY, codebook_sizes=(30, 30), epochs=8, learning_rate=3e-2, reseed_every=every)
+        history = RqVaeQuantizer(options).fit(vectors).history_
+        dead[every] = sum(level["dead"] for record in history[1:] for level in record["levels"])
+        reseeded = [sum(level["reseeded"] for level in record["levels"]) for record in history]
+        assert (sum(reseeded) > 0) == (every > 0)
+        assert reseeded[-1] == 0, "not after the last epoch"
+    assert dead[1] < dead[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    with pytest.raises(TrainingError, match=r"epoch \d+, batch \d: the loss .* lower tokenizer.learning_rate") as error:
+        RqVaeQuantizer(replace(TINY, learning_rate=1e20)).fit(normal(100))
+    assert "\n" not in str(error.value)
+
+
+def test_an_interrupt_is_an_interrupt(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *handler: None)  # Lightning would leave this process deaf to others
+
+    def interrupt(*state: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        RqVaeQuantizer(TINY).fit(normal(100), progress=interrupt)
+
+
+def test_what_cannot_be_trained_is_refused():
+    quantiser = RqVaeQuantizer(TINY)
+    with pytest.raises(DataError, match="all equal"):
+        quantiser.fit(np.ones((50, 6), dtype=np.float32))
+    with pytest.raises(DataError, match="too few vectors for level 1"):
+        quantiser.fit(np.repeat(normal(5), 20, axis=0))
+    fitted = RqVaeQuantizer(TINY).fit(normal(100))
+    state = fitted.state()
+    for key in ("encoder.1.weight", "codebook.1", "decoder.0.bias"):
+        with pytest.raises(DataError, match="damaged"):
+            RqVaeQuantizer.from_state({**state, key: state[key][..., :2]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("codebook_sizes", (8, 1)),
+        ("codebook_sizes", ()),
+        ("hidden", (0,)),
+        ("latent_width", 0),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("beta", -0.1),
+        ("codebook_update", "sgd"),
+        ("ema_decay", 1.0),
+        ("sinkhorn", "first"),
+        ("sinkhorn_epsilon", 0.0),
+        ("reseed_every", -1),
+        ("seed", -1),
+    ],
+)
+def test_options_out_of_range_are_refused(name, value):
+    with pytest.raises(ConfigError, match=name):
+        replace(TINY, **{name: value})
+
+
+def test_the_moving_averages_of_the_task_follow_its_codebooks():
+    random = torch.Generator().manual_seed(0)
+    model = RqVae(width=6, latent_width=4, hidden=(), codebook_sizes=(5,), learn_codebooks=False, generator=random)
+    model.initialise([normal(5, seed=2, width=4)])
+    task = TokenizerTask(
+        model,
+        num_items=40,
+        beta=0.25,
+        learning_rate=1e-3,
+        assign=[lambda distances: distances.argmin(dim=1)],
+        ema_decay=0.9,
+        reseed_every=1,
+    )
+    vectors = torch.from_numpy(normal(40))
+    task.training_step({"vectors": vectors, "rows": torch.arange(40)}, 0)
+    latents, codes = model.encoder(vectors).detach(), torch.from_numpy(task.codes[:, 0]).long()
+    start = torch.from_numpy(normal(5, seed=2, width=4))
+    for code in range(5):
+        mine = latents[codes == code]
+        expected = (0.9 * start[code] + 0.1 * mine.sum(dim=0)) / (0.9 + 0.1 * len(mine)) if len(mine) else start[code]
+        torch.testing.assert_close(model.codebooks[0][code].detach(), expected)
