@@ -156,8 +156,17 @@ def _log_to_stderr(level: int) -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().handlers[:] = [handler]
     logging.getLogger("genrec").setLevel(logging.INFO)
-    logging.getLogger("lightning.pytorch").setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # not for our users to mend
+
+
+def _quieten_lightning() -> None:
+    """Lightning adds a handler and a level of its own when it is imported; its messages go the way of all others."""
+    level = logging.getLogger().handlers[0].level
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level)
 
 
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
@@ -182,6 +191,7 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
             _show_plan(terminal, positional)
             return
         module = importlib.import_module(f"genrec.pipeline.{verb.module}")
+        _quieten_lightning()
         with ProgressReporter(terminal.err) as progress:
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
         terminal.show(outcome)
