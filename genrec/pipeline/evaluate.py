@@ -61,7 +61,9 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "comparisons": report["comparisons"],
         "left_out": notes,
     }
-    follow = f"genrec inspect user dataset={config.dataset} user={dataset.user_ids[int(cases.user_index[0])]}"
+    what = next((f"search recommender={path}" for path in config.recommenders.values()), "user")
+    user = dataset.user_ids[int(cases.user_index[0])]
+    follow = f"genrec inspect {what} dataset={config.dataset} user={user} split={config.split}"
     return Outcome(summary, _report_tables(report, config), notes=(*notes, *_case_notes(report)), next=follow)
 
 

@@ -78,6 +78,15 @@ def test_the_recommender_is_in_the_table(road: Path, trained: Path, tmp_path: Pa
     assert "above the number of candidates" in line
 
 
+def test_the_table_says_what_to_look_at_next(road: Path, trained: Path, tmp_path: Path) -> None:
+    words = [f"recommenders.mine={trained}/recommender", "models=[popularity]", "num_resamples=100"]
+    shown = RUNNER.invoke(app, ["evaluate", f"dataset={road}/d", f"output={tmp_path}/e", *words])
+    assert shown.exit_code == 0, shown.output + repr(shown.exception)
+    (follow,) = (line for line in shown.output.splitlines() if line.startswith("next: genrec "))
+    found = works(*follow.removeprefix("next: genrec ").split())
+    assert found["levels"]
+
+
 def test_recommendations_are_those_of_the_evaluated_object(road: Path, trained: Path, tmp_path: Path) -> None:
     words = [f"dataset={road}/d", f"recommender={trained}/recommender", "search.beam_width=20", "k=5"]
     found = works("recommend", *words, f"output={tmp_path}/all.parquet")
