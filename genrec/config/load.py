@@ -266,7 +266,7 @@ def _build_section(
     hints = typing.get_type_hints(section)
     for key in node:
         if key not in fields:
-            raise _unknown((*path, key), list(fields), _origin(node[key]))
+            raise _unknown((*path, key), section, _origin(node[key]))
     values: dict[str, Any] = {}
     for name, field in fields.items():
         # A section that is only partly given keeps the rest of the default section, not of the class.
@@ -419,7 +419,33 @@ def _wrong(leaf: Leaf, path: tuple[str, ...], expected: str) -> ConfigError:
     return ConfigError(f"key {'.'.join(path)!r} has the wrong type", where=leaf.origin, expected=expected, found=found)
 
 
-def _unknown(path: tuple[str, ...], accepted: list[str], origin: str) -> ConfigError:
-    close = difflib.get_close_matches(path[-1], accepted, n=1, cutoff=0.5)
+def _unknown(path: tuple[str, ...], section: Any, origin: str) -> ConfigError:
+    accepted = [field.name for field in dataclasses.fields(section)]
+    # A key of a section that was given without its section is likelier than a slip of the pen.
+    whole = [".".join((*path[:-1], place)) for place in _places_below(section, path[-1])]
+    close = whole or difflib.get_close_matches(path[-1], accepted, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return ConfigError(f"unknown key {'.'.join(path)!r}{hint} (accepted: {', '.join(accepted)})", where=origin)
+
+
+def _places_below(section: Any, key: str) -> list[str]:
+    """Where a key stands in the sections below, the nearest ones only.
+
+    >>> from genrec.config.training import TrainConfig
+    >>> _places_below(TrainConfig, "learning_rate"), _places_below(TrainConfig, "run")
+    (['optimizer.learning_rate'], [])
+    """
+    level = [((), section)]
+    while level:
+        below = [
+            ((*path, field.name), option)
+            for path, owner in level
+            for field in dataclasses.fields(owner)
+            for option in _options(typing.get_type_hints(owner)[field.name])
+            if dataclasses.is_dataclass(option)
+        ]
+        places = [(*path, key) for path, owner in below if key in {field.name for field in dataclasses.fields(owner)}]
+        if places:
+            return list(dict.fromkeys(map(".".join, places)))
+        level = below
+    return []

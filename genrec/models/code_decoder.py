@@ -83,6 +83,7 @@ class CodeDecoder(nn.Module):
                 where="key 'model.joint_depth'",
                 expected=f"at most {len(sizes)}",
                 found=settings.joint_depth,
+                fix=f"model.joint_depth={len(sizes)}",
             )
         if settings.joint_depth > 1 and (found := trie.num_nodes(settings.joint_depth)) > LARGEST_SOFTMAX:
             raise ConfigError(

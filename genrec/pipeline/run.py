@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import Artifact, load_artifact
 from genrec.config import recipe, schema, training
 from genrec.config.load import to_plain
-from genrec.errors import ArtifactError
+from genrec.errors import ArtifactError, GenrecError
 from genrec.files import read_json, sha256_file, write_json
 from genrec.pipeline.embed import embed
 from genrec.pipeline.evaluate import evaluate
@@ -102,7 +103,8 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
     stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
-    stages.outcomes["evaluate"] = evaluate(config.evaluate, progress=progress)
+    with _keys_of("evaluate"):
+        stages.outcomes["evaluate"] = evaluate(config.evaluate, progress=progress)
     used_again = tuple(f"{name}: unchanged, used again" for name in stages.reused)
     outcomes = stages.outcomes
     recommender = config.train.run / "recommender"
@@ -113,6 +115,17 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
         notes=(*used_again, *outcomes["evaluate"].notes, f"everything is in {config.output}"),
         next=follow,
     )
+
+
+@contextmanager
+def _keys_of(section: str) -> Iterator[None]:
+    """In the block, a remedy that names keys says that these stand in a section of the recipe."""
+    try:
+        yield
+    except GenrecError as error:
+        if "=" in str(error):
+            error.args = (f"{error} (in a recipe, its keys begin with '{section}.')",)
+        raise
 
 
 class _Stages:
@@ -136,7 +149,8 @@ class _Stages:
         known = self._known(name, config, output, inputs)
         if known is not None:
             return known
-        self.outcomes[name] = command(config, progress=progress)
+        with _keys_of(name):
+            self.outcomes[name] = command(config, progress=progress)
         return self._remember(name, config, output, inputs)
 
     def train(self, config: training.TrainConfig, inputs: dict[str, str], progress: Progress) -> Artifact:
@@ -151,7 +165,8 @@ class _Stages:
             remove_run(config.run)
         self.record["training"] = started
         self._save()
-        self.outcomes["train"] = train(config, progress=progress, resume=goes_on)
+        with _keys_of("train"):
+            self.outcomes["train"] = train(config, progress=progress, resume=goes_on)
         return self._remember("train", config, output, inputs)
 
     def _known(self, name: str, config: Any, output: Path, inputs: dict[str, str]) -> Artifact | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from genrec.artifacts import Artifact
 from genrec.config import training
 from genrec.config.load import to_plain
@@ -14,7 +12,7 @@ from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import DataError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
-from genrec.pipeline.quantisers import Quantiser, build_quantiser, training_facts
+from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
@@ -32,7 +30,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             fix = "prepare it from a source with codes, or use tokenizer=residual_kmeans"
             raise DataError("the dataset came without semantic IDs", where=config.dataset, fix=fix)
         ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
-        codebooks, moves = None, {}
+        codebooks, facts = None, {}
         found = health(codes, ids.codes, codebook_sizes=ids.codebook_sizes, categories=categories)
     else:
         embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
@@ -42,19 +40,26 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         codebooks = quantiser.state()
         if isinstance(quantiser, ResidualKMeans):
             assert isinstance(config.tokenizer, training.ResidualKMeansTokenizer)
-            ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
+            ids, report, facts = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
         else:
             sizes, reserve = quantiser.codebook_sizes, config.tokenizer.reserve
             ids, report = build_semantic_ids(codes, sizes, codebooks=codebooks, reserve=reserve)
-            moves = training_facts(quantiser)
-        found = _health_with_vectors(codes, ids, quantiser, vectors, categories)
+            facts = training_facts(quantiser)
+        found = health(
+            codes,
+            ids.codes,
+            codebook_sizes=ids.codebook_sizes,
+            vectors=vectors,
+            decode=quantiser.decode,
+            categories=categories,
+        )
     check_gates(found, **asdict(config.gates))
     artifact = save_semantic_ids(
         config.output,
         ids,
         parents=parents,
         codebooks=codebooks,
-        health={**found, "collision_policy": asdict(report), **moves, "tokenizer": to_plain(config.tokenizer)},
+        health={**found, "collision_policy": asdict(report), **facts, "tokenizer": to_plain(config.tokenizer)},
         overwrite=config.overwrite,
     )
     return Outcome(
@@ -68,23 +73,6 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         },
         (_health_table(config, found, ids, report),),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
-    )
-
-
-def _health_with_vectors(
-    codes: np.ndarray,
-    ids: SemanticIds,
-    quantiser: Quantiser,
-    vectors: np.ndarray,
-    categories: list[Any],
-) -> dict[str, Any]:
-    return health(
-        codes,
-        ids.codes,
-        codebook_sizes=ids.codebook_sizes,
-        vectors=vectors,
-        decode=quantiser.decode,
-        categories=categories,
     )
 
 

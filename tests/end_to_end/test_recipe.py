@@ -88,3 +88,14 @@ def test_the_recipe_decides_the_folders(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"output: {tmp_path}/out/semantic_ids" in result.stdout
     assert not (tmp_path / "out").exists()
+
+
+def test_remedies_name_the_section_of_the_recipe(tmp_path: Path) -> None:
+    words = ["run", "giftcards", f"output={tmp_path / 'out'}"]
+    shown = RUNNER.invoke(app, [*words, f"prepare.raw_dir={tmp_path / 'nowhere'}"])
+    assert shown.exit_code == 3
+    assert "set raw_dir=" in shown.output
+    assert "in a recipe, its keys begin with 'prepare.'" in " ".join(shown.output.split())
+    shown = RUNNER.invoke(app, [*words, f"raw_dir={tmp_path}"])
+    assert shown.exit_code == 2
+    assert "did you mean 'prepare.raw_dir'?" in shown.output
