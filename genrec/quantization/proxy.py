@@ -8,6 +8,7 @@ Knows histories and arrays; must not know networks, configuration or artifacts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -50,8 +51,10 @@ def next_item_proxy(
         None if no history has two events, otherwise num_positions (events with one before them), num_sampled, and for
         `last` (the last item alone) and `recent` (any of the last m) window, num_targets (positions that count),
         repeat_share (of the positions: left out because the item was there already), and depths, a list of depth,
-        share, by_chance (mean over the positions that count) and lift = share / by_chance. share and by_chance are None
-        where no position counts, lift also where chance is 0.
+        share s, by_chance c (mean over the positions that count), lift = s / c, and information = s ln(s / c) + (1 - s)
+        ln((1 - s) / (1 - c)): the nats a next item that knowing s is worth to one who knows popularity, chance at its
+        mean (0 where s < c); unlike share and lift it does not merely follow how fine the prefixes are. share and
+        by_chance are None where no position counts, lift and information also where chance is 0.
 
     Raises:
         ConfigError: window or max_positions < 1.
@@ -118,12 +121,14 @@ class _Tally:
     def facts(self, num_sampled: int) -> dict[str, Any]:
         depths = []
         for depth, (shared, chance) in enumerate(zip(self.shared.tolist(), self.chance.tolist(), strict=True), start=1):
-            share, by_chance, lift = None, None, None
+            share, by_chance, lift, information = None, None, None, None
             if self.num_targets:
-                share = shared / self.num_targets
-                by_chance = max(chance, 0.0) / self.num_targets  # rounding of what is nothing
-                lift = share / by_chance if by_chance > 1e-12 else None
-            depths.append({"depth": depth, "share": share, "by_chance": by_chance, "lift": lift})
+                share, by_chance = shared / self.num_targets, chance / self.num_targets
+                by_chance = by_chance if by_chance > 1e-12 else 0.0  # rounding of what is nothing
+            if share is not None and by_chance:
+                lift, information = share / by_chance, _information(share, by_chance)
+            entry = {"share": share, "by_chance": by_chance, "lift": lift, "information": information}
+            depths.append({"depth": depth, **entry})
         repeat_share = 1.0 - self.num_targets / num_sampled
         return {
             "window": self.window,
@@ -131,6 +136,13 @@ class _Tally:
             "repeat_share": repeat_share,
             "depths": depths,
         }
+
+
+def _information(share: float, chance: float) -> float:
+    """Kullback and Leibler's divergence of two coins, in nats; 0 below chance."""
+    if share <= chance:
+        return 0.0
+    return sum(p * math.log(p / q) for p, q in ((share, chance), (1 - share, 1 - chance)) if p > 0)
 
 
 def training_counts(train: Ragged, num_items: int) -> Int64[np.ndarray, "N"]:
