@@ -308,7 +308,9 @@ class InspectSearchConfig:
 class InspectIdsConfig:
     """Two or more tables of semantic IDs of one dataset, side by side."""
 
-    tables: dict[str, Path] = key("folders of semantic IDs by name: tables.mine=runs/mine/semantic_ids")
+    tables: dict[str, Path] = key(
+        "folders of semantic IDs by name, two or more: tables.mine=runs/mine/semantic_ids", dict
+    )
     output: Path | None = key("JSON file to write as well", None)
     overwrite: bool = key("replace an existing output", False)
     seed: int = key("seed of the shuffle that tells how alike tables are by chance", 0, minimum=0)

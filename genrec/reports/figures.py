@@ -8,7 +8,6 @@ look at the user's own matplotlib settings, and the same bytes for the same fact
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +31,9 @@ _STYLE = {
     "axes.axisbelow": True,
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
-    "figure.constrained_layout.use": True,
 }
-_WIDTH = 7.2  # inches
-_CLIP = 8.0  # of even use: colours of the heat map end there
+_WIDTH = 7.2  # of all figures, in inches; so are heights and margins
+_OCTAVES = 3  # colours of the heat map end at 8 times even use, and at 1/8 of it
 
 
 @dataclass(frozen=True)
@@ -119,27 +117,21 @@ def usage(entries: Sequence[Mapping[str, Any]], num_items: int) -> Chart:
         num_items: N.
     """
     import numpy as np
-    from matplotlib.figure import Figure
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
 
     rows = []
-    figure = Figure(figsize=(_WIDTH, 1.7 + 0.45 * len(entries)))
+    height = 1.7 + 0.45 * len(entries)
+    figure = _figure(height, left=0.9, right=1.15, bottom=1.35)
     axes = figure.subplots()
-    colours = _colour_map()
+    colours = {"norm": Normalize(-_OCTAVES, _OCTAVES), "cmap": _colour_map()}
     for at, entry in enumerate(entries):
         items = np.array(entry["usage"])
         ratio = items * entry["size"] / num_items
         groups = np.array_split(np.arange(entry["size"]), len(items))
         edges = np.concatenate([[0], np.cumsum([len(group) for group in groups])])
-        log_ratio = np.ma.masked_invalid(np.log2(np.where(ratio > 0, ratio, np.nan)))
-        mesh = axes.pcolormesh(
-            100 * edges / entry["size"],
-            [at - 0.42, at + 0.42],
-            log_ratio[None, :],
-            cmap=colours,
-            vmin=-math.log2(_CLIP),
-            vmax=math.log2(_CLIP),
-            rasterized=False,
-        )
+        octaves = np.log2(np.where(ratio > 0, ratio, np.nan))  # NaN is drawn black
+        axes.pcolormesh(100 * edges / entry["size"], [at - 0.42, at + 0.42], octaves[None, :], **colours)
         for first, last, count, share in zip(edges, edges[1:], items.tolist(), ratio.tolist(), strict=False):
             rows.append((entry["level"], int(first) + 1, int(last), count, share))
         text = f"perplexity {_percent(entry['perplexity_share'])}\nunused {_percent(entry['dead'] / entry['size'])}"
@@ -151,8 +143,10 @@ def usage(entries: Sequence[Mapping[str, Any]], num_items: int) -> Chart:
     axes.set_xlim(0, 100)
     axes.set_xlabel("codes from the most to the least used, % of the level")
     axes.set_title("How evenly the codes are used")
-    ticks = range(-3, 4)
-    bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", fraction=0.08, aspect=40, ticks=list(ticks))
+    beside = axes.get_position()
+    below = figure.add_axes((beside.x0, 0.55 / height, beside.width, 0.14 / height))
+    ticks = range(-_OCTAVES, _OCTAVES + 1)
+    bar = figure.colorbar(ScalarMappable(**colours), cax=below, orientation="horizontal", ticks=list(ticks))
     bar.set_ticklabels(["1/8", "1/4", "1/2", "1 (even)", "2", "4", "8"])
     bar.set_label("items a code, as a multiple of even use; black: no items")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
@@ -161,9 +155,7 @@ def usage(entries: Sequence[Mapping[str, Any]], num_items: int) -> Chart:
 
 def levels(entries: Sequence[Mapping[str, Any]]) -> Chart:
     """Codes of each level that are used and unused, and the perplexity, as shares of the level."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 1.3 + 0.42 * len(entries)))
+    figure = _figure(1.25 + 0.42 * len(entries), right=1.35)
     axes = figure.subplots()
     for at, entry in enumerate(entries):
         used, dead = 100 * entry["used"] / entry["size"], 100 * entry["dead"] / entry["size"]
@@ -180,16 +172,14 @@ def levels(entries: Sequence[Mapping[str, Any]]) -> Chart:
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of the codes of the level")
     axes.set_title("Codes that are used, and how many evenly used ones they are worth (perplexity)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=3, fontsize=8)
     columns = ("level", "size", "used", "dead", "perplexity", "perplexity_share")
     return Chart(figure, columns, [tuple(entry[name] for name in columns) for entry in entries])
 
 
 def residuals(entries: Sequence[Mapping[str, Any]]) -> Chart:
     """What the first l codes leave unexplained of the variance of the embeddings."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 2.8))
+    figure = _figure(2.8, bottom=0.5)
     axes = figure.subplots()
     shares = [100.0, *(100 * entry["unexplained"] for entry in entries)]
     axes.plot(range(len(shares)), shares, "o-", color=FOUND, lw=2)
@@ -213,9 +203,7 @@ def nodes(entries: Sequence[Mapping[str, Any]]) -> Chart:
     Args:
         entries: `depths` of the health.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 3.2))
+    figure = _figure(3.2)
     axes = figure.subplots()
     spans = (("min", "max", 0.02, 1.0, "all prefixes"), ("p05", "p95", 0.1, 0.45, "9 of 10"))
     for entry in entries:
@@ -239,7 +227,7 @@ def nodes(entries: Sequence[Mapping[str, Any]]) -> Chart:
     axes.set_xlabel("depth: codes of the prefix")
     axes.set_ylabel("items (logarithmic)")
     axes.set_title("Items under a prefix")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=5, fontsize=8, markerscale=0.8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=5, fontsize=8, markerscale=0.8)
     columns = (
         *("depth", "nodes", "mean_items", "min_items", "p05_items", "p25_items", "median_items"),
         *("p75_items", "p95_items", "max_items"),
@@ -258,9 +246,7 @@ def against_chance(
         unit: of the values.
         is_share: shown in %, with how many times chance they are.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 3.0))
+    figure = _figure(3.0, top=0.6, bottom=0.55)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     scale = 100 if is_share else 1
     rows = []
@@ -276,7 +262,7 @@ def against_chance(
             other = f"{100 * chance:.2g} %" if is_share else f"{chance:.2f}"
             where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom"}
             axes.annotate(value + times, (depth - 0.19, scale * found), fontsize=8, color=INK, **where)
-            axes.annotate(other, (depth + 0.19, scale * chance), fontsize=8, color=FAINT, **where)
+            axes.annotate(other, (depth + 0.19, scale * chance), fontsize=7.5, color=FAINT, **where)
         axes.set_xticks([depth for depth, *_ in entries], [f"depth {depth}" for depth, *_ in entries])
         axes.set_xlim(0.4, len(entries) + 0.6)
         axes.tick_params(axis="x", length=0)
@@ -285,7 +271,7 @@ def against_chance(
     top = max(max(found, chance) for entries in panels.values() for _, found, chance in entries)
     row_of_axes[0].set_ylim(0, max(1e-3, 1.25 * scale * top))
     row_of_axes[0].set_ylabel(f"{unit}, %" if is_share else unit)
-    figure.legend(*row_of_axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=8)
+    figure.legend(*row_of_axes[0].get_legend_handles_labels(), loc="lower right", ncols=2, fontsize=8)
     return Chart(figure, ("panel", "depth", "found", "by_chance", "lift"), rows)
 
 
@@ -295,9 +281,7 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     Args:
         epochs: epoch, loss, reconstruction, codebook, commitment, collision_rate, and levels with used and dead.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 6.0))
+    figure = _figure(6.0, right=1.3, bottom=0.5)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
     at = [epoch["epoch"] for epoch in epochs]
     parts = ("reconstruction", "codebook", "commitment")
@@ -321,6 +305,27 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(figure, columns, rows)
 
 
+def _figure(
+    height: float, *, left: float = 0.75, right: float = 0.15, top: float = 0.35, bottom: float = 0.8
+) -> Figure:
+    """An empty figure with margins in inches.
+
+    They are fixed, because the last digits of what matplotlib lays out by itself depend on addresses in memory.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height))
+    figure.subplots_adjust(
+        left=left / _WIDTH,
+        right=1 - right / _WIDTH,
+        top=1 - top / height,
+        bottom=bottom / height,
+        wspace=0.06,
+        hspace=0.28,
+    )
+    return figure
+
+
 def _shares(depths: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
     return [(at["depth"], at["share"], at["by_chance"]) for at in depths]
 
@@ -340,9 +345,7 @@ def _colour_map() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = [matplotlib.colormaps["RdBu_r"](0.12 + 0.76 * at / 8) for at in range(9)]
-    colours = LinearSegmentedColormap.from_list("use", shades)
-    colours.set_bad("black")
-    return colours
+    return LinearSegmentedColormap.from_list("use", shades).with_extremes(bad="black")
 
 
 def _shade(at: int, num: int) -> Any:
