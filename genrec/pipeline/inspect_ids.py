@@ -13,6 +13,7 @@ from genrec.semantic_ids.table import SemanticIds, load_health, load_semantic_id
 from genrec.terminal import Outcome, Progress, Table
 
 SECTIONS = ("collisions", "levels", "depths", "resolved", "purity", "neighbours", "proxy")  # of a health report today
+MAX_COLUMNS = 4  # of a table, more would not fit into a line
 
 
 def inspect_ids(config: InspectIdsConfig, *, progress: Progress) -> Outcome:
@@ -40,7 +41,7 @@ def inspect_ids(config: InspectIdsConfig, *, progress: Progress) -> Outcome:
         depths = alike(loaded[one][1].codes, loaded[other][1].codes, seed=config.seed)
         pairs.append({"tables": [one, other], "depths": depths})
     facts = {
-        "dataset": next(iter(loaded.values()))[0].parents["dataset"],
+        "dataset": next(iter(loaded.values()))[0].parents.get("dataset"),
         "tables": {
             name: {**_table_facts(artifact, ids, reports[name]), "figures": figures[name]}
             for name, (artifact, ids) in loaded.items()
@@ -51,7 +52,10 @@ def inspect_ids(config: InspectIdsConfig, *, progress: Progress) -> Outcome:
     if config.output is not None:
         write_report(config.output, facts, overwrite=config.overwrite)
     notes = [note for name, report in reports.items() if (note := _what_is_absent(name, report))]
-    return Outcome(facts, (_figures_table(facts), _pairs_table(pairs)), notes=tuple(notes))
+    names = list(loaded)
+    groups = [names[start : start + MAX_COLUMNS] for start in range(0, len(names), MAX_COLUMNS)]
+    shown = (*(_figures_table(facts, group) for group in groups), _pairs_table(pairs))
+    return Outcome(facts, shown, notes=tuple(notes))
 
 
 def _check_same_dataset(artifacts: dict[str, Artifact]) -> None:
@@ -89,21 +93,21 @@ def _what_is_absent(name: str, report: dict[str, Any]) -> str | None:
     )
 
 
-def _figures_table(facts: dict[str, Any]) -> Table:
-    tables = facts["tables"]
+def _figures_table(facts: dict[str, Any], shown: list[str]) -> Table:
+    tables = {name: facts["tables"][name] for name in shown}
     rows: list[tuple[str, ...]] = [
         (key, *(_cell(of[key]) for of in tables.values())) for key in ("tokenizer", "codebook_sizes", "collisions")
     ]
-    names = dict.fromkeys(name for of in tables.values() for name in of["figures"])
+    names = dict.fromkeys(name for of in facts["tables"].values() for name in of["figures"])
     for name in sorted(names, key=_order):
         best = facts["best"].get(name, ())
         cells = [("* " if table in best else "") + _cell(of["figures"].get(name)) for table, of in tables.items()]
         rows.append((name, *cells))
     caption = (
-        "* the best, where one is better. Lifts rise and shares fall as prefixes get finer: "
+        "* the best of all, where one is better. Lifts rise and shares fall as prefixes get finer: "
         "compare tables of like codebook sizes, or information"
     )
-    return Table("health of the tables", ("figure", *tables), tuple(rows), left=("figure",), caption=caption)
+    return Table(f"health of {', '.join(tables)}", ("figure", *tables), tuple(rows), left=("figure",), caption=caption)
 
 
 def _order(name: str) -> tuple[int, int]:

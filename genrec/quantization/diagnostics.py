@@ -171,7 +171,7 @@ def _failed_lift(proxy: dict[str, Any] | None, at_least: float) -> list[tuple[st
     lift = None if proxy is None else proxy["recent"]["depths"][0]["lift"]
     if at_least == 0 or (lift is not None and lift >= at_least):
         return []
-    found = "unknown, as there is no next item to count" if lift is None else f"{lift:.3g}"
+    found = "none: no next item to count, or no two items share a code" if lift is None else f"{lift:.3g}"
     fix = "use embeddings that know what follows what (genrec embed text_and_signals)"
     return [(f"proxy lift of depth 1 at least {at_least:.3g}", found, fix)]
 
@@ -381,8 +381,7 @@ def _proxy_rows(proxy: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     if proxy is None:
         return []
     rows = []
-    for name in ("last", "recent"):
-        entry = proxy[name]
+    for entry in {proxy[name]["window"]: proxy[name] for name in ("last", "recent")}.values():
         if not entry["num_targets"]:
             rows.append((f"next item and last {entry['window']}", "always a repeat", "note: no proxy for recall"))
             continue

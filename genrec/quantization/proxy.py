@@ -39,6 +39,9 @@ def next_item_proxy(
     and W the last items, chance at a position is (p(U) - p(W)) / (1 - p(W)), U the items under the prefixes of W:
     exact, nothing is drawn.
 
+    Embeddings that were made of the same histories (co-occurrence) have seen what is counted here: compare them with
+    each other, and with embeddings of text only in the knowledge that they are flattered.
+
     Args:
         train: training histories of item indices, oldest first; nothing else is read.
         prefixes: of each depth from 1, the node of every item (`neighbours.prefix_indices`).

@@ -145,7 +145,7 @@ def test_codes_that_came_with_the_data(tmp_path: Path) -> None:
     works("prepare", *source, *core, f"raw_dir={tmp_path}", f"output={tmp_path}/short")
     short = ["tokenize", "tokenizer=imported", f"dataset={tmp_path}/short", f"output={tmp_path}/t", "figures=false"]
     _, line = fails(*short, "gates.min_proxy_lift=0.5", code=4)
-    assert "unknown, as there is no next item to count" in line
+    assert "found none: no next item to count" in line
     assert works(*short)["proxy"] is None
 
 
@@ -165,6 +165,10 @@ def test_tables_side_by_side(road: Path, tmp_path: Path) -> None:
     assert "proxy.recent.depths.1.lift" in shown
     assert "* " in shown
     assert "a and b" in shown
+    many = shows("inspect", "ids", *tables, *(f"tables.c{at}={road}/a" for at in range(3)))
+    assert "health of a, b, c0, c1\n" in many
+    assert "health of c2\n" in many
+    assert many.count("proxy.recent.depths.1.lift ") == 2
     _, line = fails("inspect", "ids", *tables, f"output={tmp_path}/compare.json", code=2)
     assert "overwrite=true" in line
     assert "seconds" in shows("inspect", "ids", *tables, "--dry-run")

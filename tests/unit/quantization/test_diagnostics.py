@@ -217,7 +217,7 @@ def test_gates_name_what_failed() -> None:
 def with_lift(lift: float | None) -> dict[str, Any]:
     entry = {"window": 5, "num_targets": 9, "repeat_share": 0.0}
     depths = [{"depth": 1, "share": 0.2, "by_chance": 0.1, "lift": lift, "information": 0.1}]
-    proxy = {"num_positions": 9, "num_sampled": 9, "last": {**entry, "depths": depths}}
+    proxy = {"num_positions": 9, "num_sampled": 9, "last": {**entry, "window": 1, "depths": depths}}
     return {**of(HEALTHY), "proxy": {**proxy, "recent": {**entry, "depths": depths}}}
 
 
@@ -227,7 +227,7 @@ def test_the_gate_on_the_proxy() -> None:
     with pytest.raises(GateError, match=r"proxy lift of depth 1 at least 3, found 2\); use embeddings that know"):
         check_gates(with_lift(2.0), min_proxy_lift=3.0)
     for unknown in (with_lift(None), of(HEALTHY), {**of(HEALTHY), "proxy": None}):
-        with pytest.raises(GateError, match="found unknown, as there is no next item to count"):
+        with pytest.raises(GateError, match="found none: no next item to count"):
             check_gates(unknown, min_proxy_lift=0.1)
     with pytest.raises(GateError, match=r"collision rate.*proxy lift.*raise tokenizer.*use embeddings"):
         check_gates({**with_lift(1.0), "collisions": {"rate": 0.9}}, min_proxy_lift=1.5)
@@ -244,6 +244,8 @@ def test_rows_of_the_proxy() -> None:
     assert ["10 % (by chance 20 %)", "warn: the codes know nothing of the histories"] in [
         rest for _, *rest in health_rows(report)
     ]
+    report["proxy"]["recent"]["depths"] = [{"depth": 1, "share": 0.0, "by_chance": 0.0, "lift": None}]
+    assert ["0 % (by chance 0 %)", "note: no two items share one"] in [rest for _, *rest in health_rows(report)]
     report["proxy"]["recent"]["num_targets"] = 0
     assert ("next item and last 5", "always a repeat", "note: no proxy for recall") in health_rows(report)
 
