@@ -101,6 +101,13 @@ INSPECT = (
         "inspect_search",
         "One search: its beams level by level, and where it lost the target.",
     ),
+    Verb(
+        "ids",
+        schema.InspectIdsConfig,
+        "inspect_ids",
+        "inspect_ids",
+        "Tables of semantic IDs side by side: health, and how alike they are.",
+    ),
 )
 
 app = typer.Typer(
@@ -112,7 +119,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-inspect_app = typer.Typer(no_args_is_help=True, help="Look at one item, one user or one search.", rich_markup_mode=None)
+inspect_app = typer.Typer(
+    no_args_is_help=True, help="Look at one item, user or search, or at tables of semantic IDs.", rich_markup_mode=None
+)
 
 
 def main() -> None:
@@ -171,7 +180,7 @@ def _quieten_lightning() -> None:
 
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
-    from genrec.errors import ConfigError, GenrecError, StorageError
+    from genrec.errors import ConfigError, GateError, GenrecError, StorageError
     from genrec.terminal import ProgressReporter, Terminal
 
     # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
@@ -196,6 +205,8 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
         terminal.show(outcome)
     except GenrecError as error:
+        if isinstance(error, GateError) and error.evidence is not None:
+            terminal.show(error.evidence)
         terminal.error(str(error))
         raise typer.Exit(error.exit_code) from error
     except OSError as error:

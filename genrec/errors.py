@@ -6,7 +6,7 @@ and leaves with the exception's ``exit_code``. This module must not import anyth
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GenrecError(Exception):
@@ -76,9 +76,14 @@ class StorageError(GenrecError):
 
 
 class GateError(GenrecError):
-    """A quality gate failed: going on would waste training hours (exit code 4)."""
+    """A quality gate failed: going on would waste training hours (exit code 4).
+
+    Attributes:
+        evidence: what a person needs to see to judge the failure; the command line shows it before the error.
+    """
 
     exit_code = 4
+    evidence: Any = None
 
 
 class TrainingError(GateError):

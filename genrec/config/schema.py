@@ -305,6 +305,18 @@ class InspectSearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectIdsConfig:
+    """Two or more tables of semantic IDs of one dataset, side by side."""
+
+    tables: dict[str, Path] = key(
+        "folders of semantic IDs by name, two or more: tables.mine=runs/mine/semantic_ids", dict
+    )
+    output: Path | None = key("JSON file to write as well", None)
+    overwrite: bool = key("replace an existing output", False)
+    seed: int = key("seed of the shuffle that tells how alike tables are by chance", 0, minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
     """The whole road on a synthetic catalogue with a known optimum; nothing is downloaded."""
 

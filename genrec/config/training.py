@@ -109,6 +109,18 @@ class GatesSection:
     max_collision_rate: float = key("1 - distinct / items, before any suffix", 0.3, minimum=0, maximum=1)
     min_perplexity_share: float = key("perplexity / codes, at every level", 0.02, minimum=0, maximum=1)
     max_dead_share: float = key("unused codes / codes, at every level", 0.5, minimum=0, maximum=1)
+    min_proxy_lift: float = key(
+        "how much oftener than by chance the next item's first code is one of the last items'; 0: off", 0.0, minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxySection:
+    """How often the next item of a training history shares its prefix with the last items: no model is trained."""
+
+    window: int = key("last items of a history that count", 5, minimum=1)
+    max_positions: int = key("events looked at; a sample where there are more", 1_000_000, minimum=1)
+    seed: int = key("seed of that sample", 0, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +134,8 @@ class TokenizeConfig:
         ResidualKMeansTokenizer | ProductTokenizer | FaissResidualTokenizer | RqVaeTokenizer | ImportedTokenizer
     ) = key("where the codes come from")
     gates: GatesSection = key("limits on the health of the table", GatesSection)
+    proxy: ProxySection = key("the part of the health that is a proxy for recall", ProxySection)
+    figures: bool = key("draw the health, as SVG with the data beside it as CSV", True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ def expected_cost(config: Any = None) -> list[str]:
         ]
     if isinstance(config, schema.QuickstartConfig):
         return ["about a minute on two cores"]
-    if config is None:
+    if config is None or isinstance(config, schema.InspectIdsConfig):
         return ["seconds"]
     dataset = Dataset.load(config.dataset, verify=False)
     items = f"{dataset.num_items:,} items"

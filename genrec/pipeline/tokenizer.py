@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from genrec.artifacts import Artifact
 from genrec.config import training
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
-from genrec.errors import DataError
+from genrec.errors import DataError, GateError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
 from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
+from genrec.quantization.examples import prefix_examples
+from genrec.quantization.neighbours import prefix_indices
+from genrec.quantization.proxy import MAX_DEPTH, next_item_proxy, training_counts
 from genrec.quantization.residual_kmeans import ResidualKMeans
+from genrec.reports.figures import write_health_figures
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
 
+FIGURES = "figures"  # the folder inside of the artifact
+_TITLE = 48  # characters of a title that are shown
+
 
 def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
-    """Writes a semantic_ids artifact, unless a gate fails; its health is checked first."""
+    """Writes a semantic_ids artifact with its health and figures, unless a gate fails.
+
+    Raises:
+        GateError: the table is unhealthy; its evidence is the Outcome without an artifact.
+    """
     dataset = Dataset.load(config.dataset)
     parents: dict[str, Artifact] = {"dataset": dataset.artifact}
     categories = dataset.items["categories"].to_list()
@@ -53,13 +69,21 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             decode=quantiser.decode,
             categories=categories,
         )
-    check_gates(found, **asdict(config.gates))
+    found |= _facts_of_histories(config, dataset, codes)
+    found |= {"collision_policy": asdict(report), **facts, "tokenizer": to_plain(config.tokenizer)}
+    tables = (_health_table(config, found, ids, report), _examples_table(found["examples"]))
+    try:
+        check_gates(found, **asdict(config.gates))
+    except GateError as error:
+        error.evidence = Outcome({"health": found}, tables, notes=("a gate failed, nothing was written",))
+        raise
     artifact = save_semantic_ids(
         config.output,
         ids,
         parents=parents,
         codebooks=codebooks,
-        health={**found, "collision_policy": asdict(report), **facts, "tokenizer": to_plain(config.tokenizer)},
+        health=found,
+        write_more=partial(_write_figures, found) if config.figures else None,
         overwrite=config.overwrite,
     )
     return Outcome(
@@ -70,10 +94,58 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             "codebook_sizes": list(ids.codebook_sizes),
             "collision_rate": found["collisions"]["rate"],
             "collisions": asdict(report),
+            "proxy": found["proxy"],
         },
-        (_health_table(config, found, ids, report),),
+        tables,
+        notes=(f"figures with their data are in {config.output / FIGURES}",) if config.figures else (),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
     )
+
+
+def _facts_of_histories(config: training.TokenizeConfig, dataset: Dataset, codes: np.ndarray) -> dict[str, Any]:
+    """What health.json says of the quantiser's codes and the training histories: the proxy for recall, and examples."""
+    train = dataset.train()
+    proxy = next_item_proxy(train, prefix_indices(codes[:, :MAX_DEPTH]), **asdict(config.proxy))
+    counts = training_counts(train, dataset.num_items)
+    titles = dataset.items["title"]
+    examples = [
+        {
+            "place": example.place,
+            "prefix": list(example.prefix),
+            "num_items": example.num_items,
+            "items": [
+                {
+                    "item_id": dataset.item_ids[item],
+                    "title": titles[item],
+                    "training_interactions": int(counts[item]),
+                }
+                for item in example.items
+            ],
+        }
+        for example in prefix_examples(codes, counts)
+    ]
+    return {"proxy": proxy, "examples": examples}
+
+
+def _write_figures(found: dict[str, Any], path: Callable[[str], Path]) -> None:
+    write_health_figures(found, lambda name: path(f"{FIGURES}/{name}"))
+
+
+def _examples_table(examples: list[dict[str, Any]]) -> Table:
+    rows = tuple(
+        (
+            f"{', '.join(map(str, example['prefix']))} ({example['place']})",
+            f"{example['num_items']:,}",
+            " | ".join(_short(item["title"] or item["item_id"]) for item in example["items"]),
+        )
+        for example in examples
+    )
+    columns = ("prefix", "items", "the most popular of them")
+    return Table("examples of prefixes, of one and two codes", columns, rows, left=("prefix", columns[2]))
+
+
+def _short(title: str) -> str:
+    return title if len(title) <= _TITLE else title[: _TITLE - 3] + "..."
 
 
 def _health_table(

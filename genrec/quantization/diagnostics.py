@@ -20,6 +20,8 @@ from genrec.quantization.neighbours import mean_row, neighbour_overlap, prefix_i
 MAX_COLLISION_RATE = 0.3
 MIN_PERPLEXITY_SHARE = 0.05
 MAX_DEAD_SHARE = 0.5
+USAGE_GROUPS = 64
+QUANTILES = {"min": 0.0, "p05": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 
 
 def health(
@@ -53,14 +55,16 @@ def health(
             also identical_items (colliding items whose vector equals another's of the bucket) and avoidable_rate, what
             is left of the rate if these are let off
         levels, a list: level, size, used, dead, perplexity = exp(entropy), perplexity_share = perplexity / K_l,
+            usage (items a code, means over at most 64 equal groups of codes from the most used to the least used),
             mean_squared_residual = mean |e - decode(c_1..c_l)|^2 and unexplained = that over the mean squared distance
             from the mean vector (None without vectors and decode)
-        depths, a list over codes_after (or before): depth, nodes, mean_items, max_items (under a node), max_children
+        depths, a list over codes_after (or before): depth, nodes, items under a node (mean_items, min_items, p05_items,
+            p25_items, median_items, p75_items, p95_items, max_items), max_children
         resolved: None or num_levels, codebook_sizes, distinct, largest_bucket, moved (items whose first L codes have
             changed)
         purity: None or for `first` and `last`, the broadest and finest category: num_items with one, num_classes, and
-            for depth 1 and 2 the normalised mutual information (arithmetic mean, scikit-learn) of category and prefix,
-            as found and by chance (categories shuffled); None where there are fewer than two classes
+            for depth 1 and 2 how alike category and prefix are (`neighbours.similarity`: nmi, by_chance, adjusted);
+            None where there are fewer than two classes
         neighbours: None or num_queries, num_neighbours (the exact nearest, by L2), and for depth 1 and 2 the share
             of neighbours with the same prefix, the share of all pairs of items with it (by_chance), and their ratio
             (lift)
@@ -116,18 +120,21 @@ def check_gates(
     max_collision_rate: float = MAX_COLLISION_RATE,
     min_perplexity_share: float = MIN_PERPLEXITY_SHARE,
     max_dead_share: float = MAX_DEAD_SHARE,
+    min_proxy_lift: float = 0.0,
 ) -> None:
     """Stops a table that no model should be trained on.
 
     Args:
-        health: of `health`.
+        health: of `health`, with that of `proxy.next_item_proxy` as `proxy` where min_proxy_lift is asked for.
         max_collision_rate: of the quantiser's codes, before any resolution; 1 lets all pass.
         min_perplexity_share: perplexity / K_l of every level; 0 lets all pass.
         max_dead_share: unused codes / K_l of every level; 1 lets all pass.
+        min_proxy_lift: how much more often than by chance the first code of the next item has to be one of the last
+            items'; 0 lets all pass.
 
     Raises:
         GateError: names every gate that failed.
-        ConfigError: a threshold outside 0..1.
+        ConfigError: a threshold outside 0..1, or a negative lift.
     """
     for name, value in (
         ("max_collision_rate", max_collision_rate),
@@ -136,6 +143,8 @@ def check_gates(
     ):
         if not 0.0 <= value <= 1.0:
             raise ConfigError(f"wrong gate {name}", expected="between 0 and 1", found=value)
+    if not 0.0 <= min_proxy_lift < np.inf:
+        raise ConfigError("wrong gate min_proxy_lift", expected="0 or more", found=min_proxy_lift)
     failed: list[tuple[str, str, str]] = []  # expected, found, fix
     rate = health["collisions"]["rate"]
     if rate > max_collision_rate:
@@ -148,6 +157,7 @@ def check_gates(
             failed.append((f"{name} perplexity share at least {min_perplexity_share:.3g}", f"{share:.3g}", fewer))
         if dead > max_dead_share:
             failed.append((f"{name} dead codes at most {max_dead_share:.3g}", f"{dead:.3g}", fewer))
+    failed.extend(_failed_lift(health.get("proxy"), min_proxy_lift))
     if failed:
         raise GateError(
             "the semantic IDs are unhealthy",
@@ -155,6 +165,15 @@ def check_gates(
             found=", ".join(found for _, found, _ in failed),
             fix=", ".join(dict.fromkeys(fix for _, _, fix in failed)) + ", or relax the gates",
         )
+
+
+def _failed_lift(proxy: dict[str, Any] | None, at_least: float) -> list[tuple[str, str, str]]:
+    lift = None if proxy is None else proxy["recent"]["depths"][0]["lift"]
+    if at_least == 0 or (lift is not None and lift >= at_least):
+        return []
+    found = "none: no next item to count, or no two items share a code" if lift is None else f"{lift:.3g}"
+    fix = "use embeddings that know what follows what (genrec embed text_and_signals)"
+    return [(f"proxy lift of depth 1 at least {at_least:.3g}", found, fix)]
 
 
 def health_rows(health: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -184,7 +203,12 @@ def health_rows(health: dict[str, Any]) -> list[tuple[str, str, str]]:
         left = num_items - resolved["distinct"]
         value = f"{resolved['num_levels']} levels, {resolved['moved']:,} items moved, {left:,} still collide"
         rows.append(("after resolution", value, "ok" if left == 0 else "note: items of a bucket stay together"))
-    return rows + _purity_rows(health["purity"]) + _neighbour_rows(health["neighbours"])
+    return [
+        *rows,
+        *_purity_rows(health["purity"]),
+        *_neighbour_rows(health["neighbours"]),
+        *_proxy_rows(health.get("proxy")),
+    ]
 
 
 def _check(codes_before: np.ndarray, codes_after: np.ndarray | None, sizes: Sequence[int]) -> tuple[int, int]:
@@ -230,14 +254,14 @@ def _collisions(buckets: np.ndarray, vectors: np.ndarray | None) -> dict[str, An
     counts = np.bincount(buckets)
     facts = {
         "distinct": len(counts),
-        "rate": 1.0 - len(counts) / len(buckets),
+        "rate": (len(buckets) - len(counts)) / len(buckets),  # 24 of 80 are 0.3, 1 - 56 / 80 is more
         "items": int(counts[counts > 1].sum()),
         "largest_bucket": int(counts.max()),
     }
     if vectors is not None:
         repeated = _repeated(buckets, counts, vectors)
         facts["identical_items"] = sum(repeated)
-        facts["avoidable_rate"] = 1.0 - (len(counts) + sum(repeated) - len(repeated)) / len(buckets)
+        facts["avoidable_rate"] = (len(buckets) - len(counts) - sum(repeated) + len(repeated)) / len(buckets)
     return facts
 
 
@@ -263,9 +287,16 @@ def _level(codes: np.ndarray, at: int, size: int) -> dict[str, Any]:
         "dead": int(size) - len(share),
         "perplexity": perplexity,
         "perplexity_share": perplexity / size,
+        "usage": _usage(np.pad(counts, (0, size - len(counts)))),
         "mean_squared_residual": None,
         "unexplained": None,
     }
+
+
+def _usage(counts: np.ndarray) -> list[float]:
+    """Mean count of groups of codes, the most used first."""
+    groups = np.array_split(np.sort(counts)[::-1], min(USAGE_GROUPS, len(counts)))
+    return [float(group.mean()) for group in groups]
 
 
 def _add_residuals(
@@ -289,12 +320,13 @@ def _depths(prefixes: list[np.ndarray]) -> list[dict[str, Any]]:
         counts = np.bincount(nodes)
         parent_of = np.empty(len(counts), dtype=np.int64)
         parent_of[nodes] = parents
+        quantiles = np.quantile(counts, list(QUANTILES.values()), method="inverted_cdf").tolist()
         entries.append(
             {
                 "depth": depth,
                 "nodes": len(counts),
                 "mean_items": len(nodes) / len(counts),
-                "max_items": int(counts.max()),
+                **{f"{name}_items": int(count) for name, count in zip(QUANTILES, quantiles, strict=True)},
                 "max_children": int(np.bincount(parent_of).max()),
             }
         )
@@ -342,6 +374,26 @@ def _neighbour_rows(neighbours: dict[str, Any] | None) -> list[tuple[str, str, s
         value = f"{_percent(at['share'])} (by chance {_percent(at['by_chance'])})"
         remark = "ok" if at["share"] > at["by_chance"] else "warn: the codes know nothing of the vectors"
         rows.append((f"depth {at['depth']} shared with {neighbours['num_neighbours']} neighbours", value, remark))
+    return rows
+
+
+def _proxy_rows(proxy: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    if proxy is None:
+        return []
+    rows = []
+    for entry in {proxy[name]["window"]: proxy[name] for name in ("last", "recent")}.values():
+        if not entry["num_targets"]:
+            rows.append((f"next item and last {entry['window']}", "always a repeat", "note: no proxy for recall"))
+            continue
+        for at in entry["depths"]:
+            value = f"{_percent(at['share'])} (by chance {_percent(at['by_chance'])})"
+            if at["lift"] is None:
+                remark = "note: no two items share one"
+            elif at["share"] > at["by_chance"]:
+                remark = f"ok: lift {at['lift']:.3g}"
+            else:
+                remark = "warn: the codes know nothing of the histories"
+            rows.append((f"depth {at['depth']} next item shares with last {entry['window']}", value, remark))
     return rows
 
 

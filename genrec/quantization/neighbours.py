@@ -83,27 +83,39 @@ def prefix_purity(labels: Sequence[str | None], prefixes: Sequence[np.ndarray], 
         seed: of the shuffle of the labels that tells what chance gives.
 
     Returns:
-        num_items, num_classes, depths (depth, nmi, by_chance); None for fewer than two classes.
+        num_items, num_classes, depths (those of `similarity`); None for fewer than two classes.
     """
-    from sklearn.metrics import normalized_mutual_info_score  # a second, not at the start of every command
-
     known = np.flatnonzero([label is not None for label in labels])
     classes, of_item = np.unique(np.array([label for label in labels if label is not None]), return_inverse=True)
     if len(classes) < 2:
         return None
-    shuffled = generator(seed, _SHUFFLE).permutation(of_item)
     return {
         "num_items": len(known),
         "num_classes": len(classes),
         "depths": [
-            {
-                "depth": depth,
-                "nmi": float(normalized_mutual_info_score(of_item, nodes[known])),
-                "by_chance": float(normalized_mutual_info_score(shuffled, nodes[known])),
-            }
-            for depth, nodes in enumerate(prefixes, start=1)
+            {"depth": depth, **similarity(of_item, nodes[known], seed)} for depth, nodes in enumerate(prefixes, start=1)
         ],
     }
+
+
+def similarity(one: np.ndarray, other: np.ndarray, seed: int) -> dict[str, float]:
+    """How alike two partitions of the same items are.
+
+    Args:
+        one: the class of every item.
+        other: its class in the other partition.
+        seed: of the shuffle of `one` that tells what chance gives.
+
+    Returns:
+        nmi: normalised mutual information (arithmetic mean, scikit-learn), 1 for equal partitions; by_chance: the same
+        with the items of `one` shuffled, which is far from 0 where classes are small; adjusted: the part of the way
+        from chance to 1, (nmi - by_chance) / (1 - by_chance), 0 where chance gives 1.
+    """
+    from sklearn.metrics import normalized_mutual_info_score  # a second, not at the start of every command
+
+    nmi = float(normalized_mutual_info_score(one, other))
+    chance = float(normalized_mutual_info_score(generator(seed, _SHUFFLE).permutation(one), other))
+    return {"nmi": nmi, "by_chance": chance, "adjusted": (nmi - chance) / (1 - chance) if chance < 1 - 1e-9 else 0.0}
 
 
 def neighbour_overlap(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -267,6 +267,7 @@ def save_semantic_ids(
     parents: Mapping[str, Artifact],
     codebooks: Mapping[str, np.ndarray] | None = None,
     health: Mapping[str, Any] | None = None,
+    write_more: Callable[[Callable[[str], Path]], object] | None = None,
     overwrite: bool = False,
 ) -> Artifact:
     """Writes the artifact: codes.npy int32 [N, L], health.json, and codebooks.safetensors if there are codebooks.
@@ -277,6 +278,8 @@ def save_semantic_ids(
         parents: what it was made from, by role ("dataset", "embeddings").
         codebooks: the arrays that the identity was made from.
         health: JSON facts about the quality of the table.
+        write_more: writes further files of the artifact, each at the path that it gets for its relative name; their
+            bytes are part of the artifact's identity.
         overwrite: replace an artifact that is there.
 
     Returns:
@@ -303,6 +306,8 @@ def save_semantic_ids(
         if codebooks is not None:
             arrays = {name: np.ascontiguousarray(array) for name, array in codebooks.items()}
             save_file(arrays, writer.path(_CODEBOOKS))
+        if write_more is not None:
+            write_more(writer.path)
     return writer.artifact
 
 

@@ -18,7 +18,7 @@ from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic
 
 RUNNER = CliRunner()
 NUM_ITEMS = 90
-GATES = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0"]
+GATES = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0", "figures=false"]
 
 
 def works(*words: str) -> dict[str, Any]:

@@ -45,15 +45,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(folder: Path, output: Path, *more: str) -> list[str]:
     small = ["tokenizer.codebook_sizes=[12,8]", "tokenizer.hidden=[24]", "tokenizer.latent_width=8"]
     short = ["tokenizer.epochs=5", "tokenizer.batch_size=32", "tokenizer.accelerator=cpu"]
-    gates = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0"]
+    gates = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0", "figures=false"]
     tokenizer = ["tokenizer=rqvae", f"tokenizer.embeddings={folder}/e", *small, *short, *gates]
     return ["tokenize", f"dataset={folder}/d", f"output={output}", *tokenizer, *more]
 
 
 def test_tables_hold_what_later_items_need_and_the_curves(folder: Path, tmp_path: Path) -> None:
-    found = works(*words(folder, tmp_path / "s"))
+    found = works(*words(folder, tmp_path / "s", "figures=true"))
     assert found["codebook_sizes"][:2] == [12, 8]
     artifact, ids = load_semantic_ids(tmp_path / "s")
+    assert {"figures/training.svg", "figures/training.csv"} <= artifact.files.keys()
     health = load_health(artifact)
     assert [record["epoch"] for record in health["training"]] == [1, 2, 3, 4, 5]
     assert {"loss", "reconstruction", "codebook", "commitment", "collision_rate", "levels"} <= set(

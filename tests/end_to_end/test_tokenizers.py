@@ -48,7 +48,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("words", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 def test_tables_and_their_codebooks(road: Path, tmp_path: Path, words: list[str]) -> None:
-    where = [f"dataset={road}/d", f"tokenizer.embeddings={road}/e"]
+    where = [f"dataset={road}/d", f"tokenizer.embeddings={road}/e", "figures=false"]
     found = works("tokenize", *where, f"output={tmp_path}/s", *words)
     artifact, ids = load_semantic_ids(tmp_path / "s", load_artifact(road / "d"))
     sizes = json.loads(next(word for word in words if "codebook_sizes" in word).split("=")[1])

@@ -72,7 +72,7 @@ def make(raw: Path, folder: Path, name: str, codes: str = "codes.json") -> None:
     source = ["source=letter", f"source.interactions={name}.inter.json", f"source.codes={codes}", "order.by=file"]
     no_core = ["filter.min_user_interactions=0", "filter.min_item_interactions=0"]
     works("prepare", *source, *no_core, f"raw_dir={raw}", f"output={folder}/{name}")
-    tokenize = ["tokenizer=imported", "gates.max_collision_rate=1", "gates.max_dead_share=1"]
+    tokenize = ["tokenizer=imported", "gates.max_collision_rate=1", "gates.max_dead_share=1", "figures=false"]
     works("tokenize", *tokenize, f"dataset={folder}/{name}", f"output={folder}/{name}_ids")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,19 @@ from genrec.errors import ConfigError, DataError, GateError
 from genrec.quantization.diagnostics import check_gates, health, health_rows
 
 SIZES = (4, 3, 5)
+SHARES = {"min_items": 0.0, "p05_items": 0.05, "p25_items": 0.25, "median_items": 0.5}
+SHARES |= {"p75_items": 0.75, "p95_items": 0.95, "max_items": 1.0}
 tables = st.lists(st.tuples(*[st.integers(0, size - 1) for size in SIZES]), min_size=1, max_size=40)
 
 
 def of(rows: list[tuple[int, ...]], **arguments: Any) -> dict[str, Any]:
     return health(np.array(rows, dtype=np.int32), codebook_sizes=SIZES, **arguments)
+
+
+def at_least(share: float, counts: Iterable[int]) -> int:
+    """The smallest count that this share of the counts does not exceed."""
+    counts = sorted(counts)
+    return next(count for at, count in enumerate(counts, start=1) if at / len(counts) >= share - 1e-12)
 
 
 @given(tables)
@@ -42,6 +51,7 @@ def test_counts_are_those_of_plain_python(rows) -> None:
             "dead": SIZES[at] - len(counts),
             "perplexity": pytest.approx(perplexity),
             "perplexity_share": pytest.approx(perplexity / SIZES[at]),
+            "usage": sorted((counts[code] for code in range(SIZES[at])), reverse=True),
             "mean_squared_residual": None,
             "unexplained": None,
         }
@@ -52,7 +62,7 @@ def test_counts_are_those_of_plain_python(rows) -> None:
             "depth": depth,
             "nodes": len(nodes),
             "mean_items": pytest.approx(len(rows) / len(nodes)),
-            "max_items": max(nodes.values()),
+            **{name: at_least(share, nodes.values()) for name, share in SHARES.items()},
             "max_children": max(children.values()),
         }
     assert report["resolved"] is report["purity"] is report["neighbours"] is report["zero_rows"] is None
@@ -80,7 +90,7 @@ def test_a_suffix_level_resolves(rows) -> None:
         "depth": 4,
         "nodes": len(rows),
         "mean_items": 1.0,
-        "max_items": 1,
+        **dict.fromkeys(SHARES, 1),
         "max_children": report["collisions"]["largest_bucket"],
     }
     assert report["collisions"] == of(rows)["collisions"]
@@ -127,7 +137,9 @@ def test_categories() -> None:
     purity = of([*rows, (0, 0, 0), (0, 0, 0)], categories=[*paths, None, []])["purity"]
     assert purity["first"]["num_items"] == 40
     assert purity["first"]["num_classes"] == 2
-    assert purity["first"]["depths"][0]["nmi"] == pytest.approx(2 / 3)  # 1 bit of 2, 2 (1) / (1 + 2)
+    first = purity["first"]["depths"][0]
+    assert first["nmi"] == pytest.approx(2 / 3)  # 1 bit of 2, 2 (1) / (1 + 2)
+    assert first["adjusted"] == pytest.approx((first["nmi"] - first["by_chance"]) / (1 - first["by_chance"]))
     assert purity["last"]["num_classes"] == 8
     assert purity["last"]["depths"][1]["nmi"] == pytest.approx(1.0)
     one = of(rows, categories=[["Office", leaf] for _, leaf in paths])
@@ -200,6 +212,53 @@ def test_gates_name_what_failed() -> None:
     with pytest.raises(GateError, match=r"\(expected level 1 perplexity share at least 0\.26, found 0\.25\); lower"):
         check_gates(report, max_collision_rate=1.0, max_dead_share=1.0, min_perplexity_share=0.26)
     check_gates(report, max_collision_rate=0.5, max_dead_share=0.75, min_perplexity_share=0.25)
+
+
+def with_lift(lift: float | None) -> dict[str, Any]:
+    entry = {"window": 5, "num_targets": 9, "repeat_share": 0.0}
+    depths = [{"depth": 1, "share": 0.2, "by_chance": 0.1, "lift": lift, "information": 0.1}]
+    proxy = {"num_positions": 9, "num_sampled": 9, "last": {**entry, "window": 1, "depths": depths}}
+    return {**of(HEALTHY), "proxy": {**proxy, "recent": {**entry, "depths": depths}}}
+
+
+def test_the_gate_on_the_proxy() -> None:
+    check_gates(with_lift(2.0), min_proxy_lift=2.0)
+    check_gates(of(HEALTHY))
+    with pytest.raises(GateError, match=r"proxy lift of depth 1 at least 3, found 2\); use embeddings that know"):
+        check_gates(with_lift(2.0), min_proxy_lift=3.0)
+    for unknown in (with_lift(None), of(HEALTHY), {**of(HEALTHY), "proxy": None}):
+        with pytest.raises(GateError, match="found none: no next item to count"):
+            check_gates(unknown, min_proxy_lift=0.1)
+    with pytest.raises(GateError, match=r"collision rate.*proxy lift.*raise tokenizer.*use embeddings"):
+        check_gates({**with_lift(1.0), "collisions": {"rate": 0.9}}, min_proxy_lift=1.5)
+    for wrong in (-0.1, math.nan, math.inf):
+        with pytest.raises(ConfigError, match="wrong gate min_proxy_lift"):
+            check_gates(of(HEALTHY), min_proxy_lift=wrong)
+
+
+def test_rows_of_the_proxy() -> None:
+    rows = {name: rest for name, *rest in health_rows(with_lift(2.0))}
+    assert rows["depth 1 next item shares with last 5"] == ["20 % (by chance 10 %)", "ok: lift 2"]
+    report = with_lift(0.5)
+    report["proxy"]["recent"]["depths"] = [{"depth": 1, "share": 0.1, "by_chance": 0.2, "lift": 0.5}]
+    assert ["10 % (by chance 20 %)", "warn: the codes know nothing of the histories"] in [
+        rest for _, *rest in health_rows(report)
+    ]
+    report["proxy"]["recent"]["depths"] = [{"depth": 1, "share": 0.0, "by_chance": 0.0, "lift": None}]
+    assert ["0 % (by chance 0 %)", "note: no two items share one"] in [rest for _, *rest in health_rows(report)]
+    report["proxy"]["recent"]["num_targets"] = 0
+    assert ("next item and last 5", "always a repeat", "note: no proxy for recall") in health_rows(report)
+
+
+def test_usage_of_a_large_level_is_told_in_groups() -> None:
+    codes = np.repeat(np.arange(100), np.arange(100))[:, None]
+    (level,) = health(codes, codebook_sizes=(200,))["levels"]
+    assert len(level["usage"]) == 64
+    assert level["usage"] == sorted(level["usage"], reverse=True)
+    sizes = [len(group) for group in np.array_split(range(200), 64)]
+    assert np.dot(level["usage"], sizes) == pytest.approx(len(codes))
+    assert level["usage"][0] == pytest.approx(np.mean([99, 98, 97, 96]))
+    assert level["usage"][-1] == 0
 
 
 @pytest.mark.parametrize("gate", ["max_collision_rate", "min_perplexity_share", "max_dead_share"])

@@ -1,0 +1,1 @@
+"""What a person reads and keeps: figures with the data behind them."""
