@@ -14,8 +14,7 @@ from genrec.errors import DataError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
 from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
-from genrec.quantization.residual_kmeans import ResidualKMeans
-from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
+from genrec.semantic_ids.table import CollisionReport, SemanticIds, from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
 
 
@@ -38,13 +37,8 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         quantiser = build_quantiser(config.tokenizer)
         codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
         codebooks = quantiser.state()
-        if isinstance(quantiser, ResidualKMeans):
-            assert isinstance(config.tokenizer, training.ResidualKMeansTokenizer)
-            ids, report, facts = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
-        else:
-            sizes, reserve = quantiser.codebook_sizes, config.tokenizer.reserve
-            ids, report = build_semantic_ids(codes, sizes, codebooks=codebooks, reserve=reserve)
-            facts = training_facts(quantiser)
+        ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
+        facts = {**moves, **training_facts(quantiser)}
         found = health(
             codes,
             ids.codes,
