@@ -60,7 +60,7 @@ class LastLevelErrors:
 def take_off(
     residuals: np.ndarray, codebooks: Sequence[np.ndarray], codes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rest under residual codes: r - B_1[c_1] - B_2[c_2] - .. for the codebooks that are given; nothing is missed."""
+    """The rest under residual codes: r - B_1[c_1] - .. for the codebooks that are given, in turn; nothing is missed."""
     for codebook, column in zip(codebooks, codes.T, strict=False):
         residuals = residuals - codebook[column]
     return residuals, np.zeros(len(residuals))
