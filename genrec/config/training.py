@@ -111,9 +111,20 @@ QuantiserTokenizer = ResidualKMeansTokenizer | ProductTokenizer | FaissResidualT
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedTokenizer:
-    """The semantic IDs that came with the dataset's files."""
+    """Semantic IDs that others made: those that came with the dataset's files, or a file of them."""
 
     name: Literal["imported"] = "imported"
+    path: Path | None = key(
+        "JSON of {item: [token or integer, ...]}, plain or gzip; null: the codes that came with the dataset", None
+    )
+    key_offset: int = key("added to the integer keys of `path`, before `item_map`", 0)
+    item_map: Path | None = key(
+        "CSV or TSV with columns key, item_id, or JSON of {key: item id}; null: the keys of `path` are item ids", None
+    )
+    ragged: Literal["error", "pad"] = key(
+        "where items of `path` have fewer codes than others: refuse, or fill up with a code of their own", "error"
+    )
+    embeddings: Path | None = key("folder of embeddings, only for the neighbours in the health; null: none", None)
     collisions: Literal["keep", "resolve"] = key("items with equal codes: keep them so, or add a suffix", "keep")
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 

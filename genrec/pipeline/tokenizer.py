@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from genrec.artifacts import Artifact
 from genrec.config import training
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
-from genrec.errors import DataError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
+from genrec.pipeline.imports import import_codes, import_rows
 from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
-from genrec.semantic_ids.table import CollisionReport, SemanticIds, from_codes, save_semantic_ids
+from genrec.semantic_ids.table import from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
 
 
@@ -23,30 +22,25 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     dataset = Dataset.load(config.dataset)
     parents: dict[str, Artifact] = {"dataset": dataset.artifact}
     categories = dataset.items["categories"].to_list()
+    vectors = codebooks = decode = None
+    if config.tokenizer.embeddings is not None:
+        parents["embeddings"], vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
     if isinstance(config.tokenizer, training.ImportedTokenizer):
-        codes = dataset.item_codes()
-        if codes is None:
-            fix = "prepare it from a source with codes, or use tokenizer=residual_kmeans"
-            raise DataError("the dataset came without semantic IDs", where=config.dataset, fix=fix)
+        codes, account = import_codes(config.tokenizer, dataset)
         ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
-        codebooks, facts = None, {}
-        found = health(codes, ids.codes, codebook_sizes=ids.codebook_sizes, categories=categories)
+        facts = {"imported": account} if account else {}
+        rows = import_rows(account, report, codes)
     else:
-        embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
-        parents["embeddings"] = embeddings
+        assert vectors is not None
         quantiser = build_quantiser(config.tokenizer)
         codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
-        codebooks = quantiser.state()
+        codebooks, decode = quantiser.state(), quantiser.decode
         ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
-        facts = {**moves, **training_facts(quantiser)}
-        found = health(
-            codes,
-            ids.codes,
-            codebook_sizes=ids.codebook_sizes,
-            vectors=vectors,
-            decode=quantiser.decode,
-            categories=categories,
-        )
+        facts, rows = {**moves, **training_facts(quantiser)}, []
+    found = health(
+        codes, ids.codes, codebook_sizes=ids.codebook_sizes, vectors=vectors, decode=decode, categories=categories
+    )
+    rows += [*health_rows(found), *collision_rows(ids, report)]
     check_gates(found, **asdict(config.gates))
     artifact = save_semantic_ids(
         config.output,
@@ -64,14 +58,8 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             "codebook_sizes": list(ids.codebook_sizes),
             "collision_rate": found["collisions"]["rate"],
             "collisions": asdict(report),
+            **({"imported": facts["imported"]} if "imported" in facts else {}),
         },
-        (_health_table(config, found, ids, report),),
+        (Table(f"{config.output}: health", ("what", "value", "remark"), tuple(rows), left=("what", "remark")),),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
     )
-
-
-def _health_table(
-    config: training.TokenizeConfig, found: dict[str, Any], ids: SemanticIds, report: CollisionReport
-) -> Table:
-    rows = [*health_rows(found), *collision_rows(ids, report)]
-    return Table(f"{config.output}: health", ("what", "value", "remark"), tuple(rows), left=("what", "remark"))
