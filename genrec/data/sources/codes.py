@@ -7,6 +7,7 @@ Knows files; nothing of datasets or configuration objects.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -135,7 +136,7 @@ def _json_pairs(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _csv_pairs(path: Path) -> list[tuple[str, str, str]]:
-    reader = csv.reader(read_all(path).splitlines(), delimiter=csv_separator(path), strict=True)
+    reader = csv.reader(io.StringIO(read_all(path), newline=""), delimiter=csv_separator(path), strict=True)
     pairs: list[tuple[str, str, str]] = []
     try:
         header = next(reader, [])

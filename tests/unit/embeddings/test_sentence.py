@@ -26,6 +26,7 @@ def test_missing_package_says_what_to_install() -> None:
         embed_sentences(["a pen"])
 
 
+@pytest.mark.slow  # imports transformers
 @pytest.mark.skipif(not IS_INSTALLED, reason="needs the extra `sentence`")
 def test_folder_without_a_model(tmp_path) -> None:
     with pytest.raises(StorageError, match="cannot load the sentence model"):
@@ -61,7 +62,7 @@ def carry(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, *marks: str)
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     for mark in marks:
-        (package / mark).mkdir(parents=True)
+        (package / mark).mkdir(parents=True, exist_ok=True)
         (package / mark / "modules.json").write_text("[]")
     monkeypatch.syspath_prepend(str(folder))
 

@@ -97,6 +97,7 @@ def test_padding_changes_no_code_and_merges_no_rows(rows: dict[str, list[int]]) 
         ("m.json.gz", {"0": "B0", "1": 17}),
         ("m.csv", "item_id,key\nB0,0\n17,1\n"),
         ("m.csv.gz", 'title,key,item_id\r\n"a, b",0,B0\r\n\r\nc,1,"17"\r\n'),
+        ("m.csv", 'title,key,item_id\n"two\nlines\u2028and more",0,B0\nc,1,17\n'),
         ("m.tsv", "\ufeffkey\titem_id\n0\tB0\n1\t17\n"),
     ],
 )
