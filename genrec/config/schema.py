@@ -131,7 +131,7 @@ class SentenceEmbedding:
     """A sentence-transformers model (extra `sentence`)."""
 
     name: Literal["sentence"] = "sentence"
-    model: str = key("local folder or hub name", "sentence-transformers/all-MiniLM-L6-v2")
+    model: str = key("folder, package:NAME of an installed one, or hub name", "sentence-transformers/all-MiniLM-L6-v2")
     batch_size: int = key("texts a batch", 64, minimum=1)
     device: str | None = key("torch device; null: the best there is", None)
     normalise: bool = key("vectors of length one", True)

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from genrec.config.fields import key
+
+Collisions = Literal["suffix", "reassign", "reassign_or_suffix"]
+
+
+def _collisions() -> Any:
+    what = "items with equal codes: a suffix, free last codes, or these within max_added_distortion and else a suffix"
+    return key(what, "suffix")
+
+
+def _max_added_distortion() -> Any:
+    what = "of reassign_or_suffix: squared error that a move may add, as a share of the mean one"
+    return key(what, 0.5, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +40,14 @@ class ResidualKMeansTokenizer:
         maximum=1,
     )
     seed: int = key("seed of k-means", 0, minimum=0)
-    collisions: Literal["suffix", "reassign", "reassign_or_suffix"] = key(
-        "items with equal codes: a suffix, free last codes, or these within max_added_distortion and else a suffix",
-        "suffix",
-    )
-    max_added_distortion: float = key(
-        "of reassign_or_suffix: squared error that a move may add, as a share of the mean one", 0.5, minimum=0
-    )
+    collisions: Collisions = _collisions()
+    max_added_distortion: float = _max_added_distortion()
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RqVaeTokenizer:
-    """RQ-VAE: residual codebooks in the latent space of an autoencoder; items with equal codes get a suffix."""
+    """RQ-VAE: residual codebooks in the latent space of an autoencoder."""
 
     name: Literal["rqvae"] = "rqvae"
     embeddings: Path = key("folder of embeddings")
@@ -59,6 +66,8 @@ class RqVaeTokenizer:
     reseed_every: int = key("epochs between re-seedings of codes without items; 0: never", 1, minimum=0)
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("device of the training", "auto")
     seed: int = key("seed of weights, k-means and batches", 0, minimum=0)
+    collisions: Collisions = _collisions()
+    max_added_distortion: float = _max_added_distortion()
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 
 
@@ -76,6 +85,8 @@ class ProductTokenizer:
     num_iterations: int = key("iterations of k-means", 25, minimum=1)
     max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
     seed: int = key("seed of sample and k-means", 0, minimum=0)
+    collisions: Collisions = _collisions()
+    max_added_distortion: float = _max_added_distortion()
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 
 
@@ -90,14 +101,30 @@ class FaissResidualTokenizer:
     num_iterations: int = key("iterations of k-means", 25, minimum=1)
     max_points_per_centroid: int = key("bounds the sample that is fitted", 256, minimum=1)
     seed: int = key("seed of sample and k-means", 0, minimum=0)
+    collisions: Collisions = _collisions()
+    max_added_distortion: float = _max_added_distortion()
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
+
+
+QuantiserTokenizer = ResidualKMeansTokenizer | ProductTokenizer | FaissResidualTokenizer | RqVaeTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedTokenizer:
-    """The semantic IDs that came with the dataset's files."""
+    """Semantic IDs that others made: those that came with the dataset's files, or a file of them."""
 
     name: Literal["imported"] = "imported"
+    path: Path | None = key(
+        "JSON of {item: [token or integer, ...]}, plain or gzip; null: the codes that came with the dataset", None
+    )
+    key_offset: int = key("added to the integer keys of `path`, before `item_map`", 0)
+    item_map: Path | None = key(
+        "CSV or TSV with columns key, item_id, or JSON of {key: item id}; null: the keys of `path` are item ids", None
+    )
+    ragged: Literal["error", "pad"] = key(
+        "where items of `path` have fewer codes than others: refuse, or fill up with a code of their own", "error"
+    )
+    embeddings: Path | None = key("folder of embeddings, only for the neighbours in the health; null: none", None)
     collisions: Literal["keep", "resolve"] = key("items with equal codes: keep them so, or add a suffix", "keep")
     reserve: int = key("codes of the suffix level kept free for later items", 8, minimum=0)
 
@@ -130,9 +157,7 @@ class TokenizeConfig:
     dataset: Path = key("folder of a prepared dataset")
     output: Path = key("folder of the semantic IDs to write")
     overwrite: bool = key("replace an existing output", False)
-    tokenizer: (
-        ResidualKMeansTokenizer | ProductTokenizer | FaissResidualTokenizer | RqVaeTokenizer | ImportedTokenizer
-    ) = key("where the codes come from")
+    tokenizer: QuantiserTokenizer | ImportedTokenizer = key("where the codes come from")
     gates: GatesSection = key("limits on the health of the table", GatesSection)
     proxy: ProxySection = key("the part of the health that is a proxy for recall", ProxySection)
     figures: bool = key("draw the health, as SVG with the data beside it as CSV", True)

@@ -108,7 +108,12 @@ def build_items(
 
 
 def build_item_codes(
-    item_ids: pl.Series, codes: pl.DataFrame, policy: TextPolicy, *, where: object = "item codes"
+    item_ids: pl.Series,
+    codes: pl.DataFrame,
+    policy: TextPolicy,
+    *,
+    where: object = "item codes",
+    fix: str = "import codes for every item, or none",
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Imported semantic IDs, rows by item_index.
 
@@ -117,6 +122,7 @@ def build_item_codes(
         codes: columns item_id (String) and codes (List(Int32)).
         policy: what to do with repeated item ids.
         where: file name for messages.
+        fix: what to do about items without codes, for the message.
 
     Returns:
         codes: int32 [N, L], non-negative.
@@ -135,7 +141,8 @@ def build_item_codes(
         raise DataError(
             f"{len(missing)} of {len(table)} items have no codes, the first is {missing[0]!r}",
             where=where,
-            fix="import codes for every item, or none",
+            found=f"codes of {len(codes)}, such as {codes['item_id'][0]!r}" if len(codes) else "none",
+            fix=fix,
         )
     lengths = table.get_column("codes").list.len()
     if lengths.min() != lengths.max() or not lengths.min():

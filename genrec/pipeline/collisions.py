@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from genrec.config import training
-from genrec.quantization.last_level import LastLevelErrors
-from genrec.quantization.residual_kmeans import ResidualKMeans
+from genrec.pipeline.quantisers import Quantiser
 from genrec.semantic_ids.collisions import reassign
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids
 
 
 def resolve_collisions(
-    config: training.ResidualKMeansTokenizer, quantiser: ResidualKMeans, vectors: np.ndarray, codes: np.ndarray
+    config: training.QuantiserTokenizer, quantiser: Quantiser, vectors: np.ndarray, codes: np.ndarray
 ) -> tuple[SemanticIds, CollisionReport, dict[str, Any]]:
     """The table, what happened to the collisions, and what health.json says of the items that moved."""
     reassignment = None
     if config.collisions != "suffix":
+        errors = quantiser.last_level_errors(vectors, codes)
         reassignment = reassign(
             codes,
             quantiser.codebook_sizes,
-            LastLevelErrors(vectors, codes, quantiser.mean_, quantiser.codebooks_),
-            mean_error=float(quantiser.mean_squared_residuals_[-1]),
+            errors,
+            mean_error=errors.mean_error,
             max_added_distortion=config.max_added_distortion if config.collisions == "reassign_or_suffix" else None,
         )
     ids, report = build_semantic_ids(

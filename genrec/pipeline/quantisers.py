@@ -11,8 +11,9 @@ import numpy as np
 
 from genrec.artifacts import Artifact
 from genrec.config import training
-from genrec.errors import ConfigError, DataError
+from genrec.errors import DataError
 from genrec.quantization.faiss_residual import FaissResidualQuantizer
+from genrec.quantization.last_level import LastLevelErrors
 from genrec.quantization.product import ProductQuantizer
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import load_codebooks, load_health
@@ -32,6 +33,8 @@ class Quantiser(Protocol):
 
     def decode(self, codes: np.ndarray) -> np.ndarray: ...
 
+    def last_level_errors(self, vectors: np.ndarray, codes: np.ndarray) -> LastLevelErrors: ...
+
     def state(self) -> dict[str, np.ndarray]: ...
 
 
@@ -50,21 +53,12 @@ RESTORERS: dict[str, Callable[[Mapping[str, np.ndarray]], Quantiser]] = {
 }
 
 
-def build_quantiser(section: Any) -> Quantiser:
+def build_quantiser(section: training.QuantiserTokenizer) -> Quantiser:
     """The quantiser of a tokenizer's section, not fitted yet.
 
     Raises:
         ConfigError: a parameter out of range, or parameters that do not go together.
     """
-    is_whitened = isinstance(section, training.ResidualKMeansTokenizer) and section.whiten is not None
-    if is_whitened and section.collisions != "suffix":
-        raise ConfigError(
-            "added distortions are not defined for whitened vectors",
-            where="tokenizer.whiten",
-            expected="tokenizer.collisions=suffix",
-            found=section.collisions,
-            fix="leave out one of the two",
-        )
     options = {key: value for key, value in asdict(section).items() if key not in NOT_THE_QUANTISERS}
     return BUILDERS[section.name](**options)
 

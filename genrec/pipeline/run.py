@@ -99,7 +99,8 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
         embeddings = stages.run("embed", config.embed, config.embed.output, inputs, embed, progress)
         table_inputs = {**inputs, "embeddings": embeddings.identity}
     else:
-        table_inputs = inputs
+        table_inputs = dict(inputs)
+    table_inputs |= _id_files(config.tokenize)
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
     stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
@@ -196,6 +197,13 @@ class _Stages:
 def _initial(config: training.TrainConfig) -> dict[str, str]:
     """What to start training from; looked for before the work that comes earlier."""
     return {} if config.initial is None else {"initial": load_artifact(config.initial, verify=False).identity}
+
+
+def _id_files(config: training.TokenizeConfig) -> dict[str, str]:
+    """The sha256 of the files of imported semantic IDs that are there."""
+    section = config.tokenizer
+    files = (section.path, section.item_map) if isinstance(section, training.ImportedTokenizer) else ()
+    return {str(path): sha256_file(path) for path in files if path is not None and path.is_file()}
 
 
 def _raw_files(config: schema.PrepareConfig) -> dict[str, str]:

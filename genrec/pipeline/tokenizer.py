@@ -15,16 +15,16 @@ from genrec.config import training
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
-from genrec.errors import DataError, GateError
+from genrec.errors import GateError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
+from genrec.pipeline.imports import import_codes, import_rows
 from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.examples import prefix_examples
 from genrec.quantization.neighbours import prefix_indices
 from genrec.quantization.proxy import MAX_DEPTH, next_item_proxy, training_counts
-from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.reports.figures import write_health_figures
-from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
+from genrec.semantic_ids.table import from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
 
 FIGURES = "figures"  # the folder inside of the artifact
@@ -40,38 +40,32 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     dataset = Dataset.load(config.dataset)
     parents: dict[str, Artifact] = {"dataset": dataset.artifact}
     categories = dataset.items["categories"].to_list()
+    vectors = codebooks = decode = None
+    if config.tokenizer.embeddings is not None:
+        parents["embeddings"], vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
     if isinstance(config.tokenizer, training.ImportedTokenizer):
-        codes = dataset.item_codes()
-        if codes is None:
-            fix = "prepare it from a source with codes, or use tokenizer=residual_kmeans"
-            raise DataError("the dataset came without semantic IDs", where=config.dataset, fix=fix)
+        codes, account = import_codes(config.tokenizer, dataset)
         ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
-        codebooks, facts = None, {}
-        found = health(codes, ids.codes, codebook_sizes=ids.codebook_sizes, categories=categories)
+        facts = {"imported": account} if account else {}
+        rows = import_rows(account, report, codes)
     else:
-        embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
-        parents["embeddings"] = embeddings
+        assert vectors is not None
         quantiser = build_quantiser(config.tokenizer)
         codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
-        codebooks = quantiser.state()
-        if isinstance(quantiser, ResidualKMeans):
-            assert isinstance(config.tokenizer, training.ResidualKMeansTokenizer)
-            ids, report, facts = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
-        else:
-            sizes, reserve = quantiser.codebook_sizes, config.tokenizer.reserve
-            ids, report = build_semantic_ids(codes, sizes, codebooks=codebooks, reserve=reserve)
-            facts = training_facts(quantiser)
-        found = health(
-            codes,
-            ids.codes,
-            codebook_sizes=ids.codebook_sizes,
-            vectors=vectors,
-            decode=quantiser.decode,
-            categories=categories,
-        )
+        codebooks, decode = quantiser.state(), quantiser.decode
+        ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
+        facts, rows = {**moves, **training_facts(quantiser)}, []
+    found = health(
+        codes, ids.codes, codebook_sizes=ids.codebook_sizes, vectors=vectors, decode=decode, categories=categories
+    )
     found |= _facts_of_histories(config, dataset, codes)
+    rows += [*health_rows(found), *collision_rows(ids, report)]
     found |= {"collision_policy": asdict(report), **facts, "tokenizer": to_plain(config.tokenizer)}
-    tables = (_health_table(config, found, ids, report), _examples_table(found["examples"]))
+    title = f"{config.output}: health"
+    tables = (
+        Table(title, ("what", "value", "remark"), tuple(rows), left=("what", "remark")),
+        _examples_table(found["examples"]),
+    )
     try:
         check_gates(found, **asdict(config.gates))
     except GateError as error:
@@ -95,6 +89,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
             "collision_rate": found["collisions"]["rate"],
             "collisions": asdict(report),
             "proxy": found["proxy"],
+            **({"imported": facts["imported"]} if "imported" in facts else {}),
         },
         tables,
         notes=(f"figures with their data are in {config.output / FIGURES}",) if config.figures else (),
@@ -146,10 +141,3 @@ def _examples_table(examples: list[dict[str, Any]]) -> Table:
 
 def _short(title: str) -> str:
     return title if len(title) <= _TITLE else title[: _TITLE - 3] + "..."
-
-
-def _health_table(
-    config: training.TokenizeConfig, found: dict[str, Any], ids: SemanticIds, report: CollisionReport
-) -> Table:
-    rows = [*health_rows(found), *collision_rows(ids, report)]
-    return Table(f"{config.output}: health", ("what", "value", "remark"), tuple(rows), left=("what", "remark"))

@@ -17,6 +17,7 @@ from genrec.errors import ConfigError
 from genrec.quantization import checks
 from genrec.quantization.assignment import chunks
 from genrec.quantization.faiss_training import bits_of, check_positive, one_thread
+from genrec.quantization.last_level import LastLevelErrors, take_off
 from genrec.quantization.products import exact_products, sum_of_codes
 from genrec.seeding import fold_in, generator
 
@@ -163,6 +164,22 @@ class FaissResidualQuantizer:
         self._check_fitted()
         checks.check_decodable(codes, [len(codebook) for codebook in self.codebooks_])
         return sum_of_codes(self.mean_, self.codebooks_, codes)
+
+    def last_level_errors(self, vectors: np.ndarray, codes: np.ndarray) -> LastLevelErrors:
+        """Squared errors of vectors [N, E] with codes [N, L] at other last codes.
+
+        The search looks at all last codes of the prefix that it ends with, so no other is better there, up to the
+        rounding of its distances; under a prefix that it has left there may be a better one.
+
+        Raises:
+            ConfigError: not fitted.
+        """
+        self._check_fitted()
+
+        def rest(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return take_off(vectors - self.mean_, self.codebooks_[:-1], codes)
+
+        return LastLevelErrors(vectors, codes, rest, self.codebooks_[-1], float(self.mean_squared_residuals_[-1]))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `encode` and `decode` need, and the fitted errors, as arrays (for safetensors).

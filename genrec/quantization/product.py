@@ -17,6 +17,7 @@ from genrec.errors import ConfigError, DataError
 from genrec.quantization import checks
 from genrec.quantization.assignment import chunks, nearest_codes
 from genrec.quantization.faiss_training import bits_of, check_positive, one_thread
+from genrec.quantization.last_level import LastLevelErrors
 from genrec.quantization.products import exact_products, sum_of_codes
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.seeding import fold_in
@@ -183,6 +184,27 @@ class ProductQuantizer:
             for level, codebook in enumerate(self.codebooks_[: codes.shape[1]])
         ]
         return sum_of_codes(self.mean_, turned, codes)
+
+    def last_level_errors(self, vectors: np.ndarray, codes: np.ndarray) -> LastLevelErrors:
+        """Squared errors |z - (B_1[c_1], .., B_L[k])|^2 of vectors [N, E] with codes [N, L] at other codes of part L.
+
+        Where L divides E this is |e - decode(codes)|^2; otherwise it also counts what of the codes R' maps to nothing.
+
+        Raises:
+            ConfigError: not fitted.
+        """
+        self._check_fitted()
+        num_levels = len(self.codebooks_)
+
+        def rest(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rotated = _rotate(vectors - self.mean_, self.rotation_)
+            missed = np.zeros(len(vectors))
+            for level, codebook in enumerate(self.codebooks_[:-1]):
+                difference = _part(rotated, level, num_levels) - codebook[codes[:, level]]
+                missed += np.square(difference, dtype=np.float64).sum(axis=1)
+            return _part(rotated, num_levels - 1, num_levels), missed
+
+        return LastLevelErrors(vectors, codes, rest, self.codebooks_[-1], float(self.mean_squared_residuals_[-1]))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `encode` and `decode` need, and the fitted errors, as arrays (for safetensors).

@@ -17,6 +17,7 @@ from genrec.embeddings.rows import row_chunks
 from genrec.errors import ConfigError
 from genrec.quantization import checks
 from genrec.quantization.assignment import chunks, nearest_codes
+from genrec.quantization.last_level import LastLevelErrors, take_off
 from genrec.quantization.products import sum_of_codes
 from genrec.quantization.whitening import Whitening
 from genrec.seeding import fold_in, generator
@@ -310,6 +311,22 @@ class ResidualKMeans:
         state = fold_in(self.seed, _INITIAL, level, restart, 1) % 2**32
         _, chosen = kmeans_plusplus(residuals[rows].astype(np.float64), size, random_state=state)
         return residuals[np.asarray(rows)[chosen]]
+
+    def last_level_errors(self, vectors: np.ndarray, codes: np.ndarray) -> LastLevelErrors:
+        """Squared errors of vectors [N, E] with codes [N, L] at other last codes; of whitened ones with a whitening.
+
+        Raises:
+            ConfigError: not fitted.
+        """
+        self._check_fitted()
+
+        def rest(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            residuals = vectors - self.mean_
+            if self.whitening_ is not None:
+                residuals = self.whitening_.apply(residuals)
+            return take_off(residuals, self.codebooks_[:-1], codes)
+
+        return LastLevelErrors(vectors, codes, rest, self.codebooks_[-1], float(self.mean_squared_residuals_[-1]))
 
 
 def _lloyd(vectors: np.ndarray, initial: np.ndarray, num_iterations: int) -> np.ndarray:

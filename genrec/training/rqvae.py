@@ -20,6 +20,7 @@ from genrec.embeddings.rows import row_chunks
 from genrec.errors import ConfigError, DataError, TrainingError
 from genrec.quantization import checks
 from genrec.quantization.assignment import chunks, nearest_codes
+from genrec.quantization.last_level import LastLevelErrors, take_off
 from genrec.quantization.residual_kmeans import Progress, ResidualKMeans
 from genrec.seeding import fold_in, generator
 
@@ -360,6 +361,22 @@ class RqVaeQuantizer:
             seed=fold_in(self.options.seed, _KMEANS),
         )
         model.initialise(kmeans.fit(np.concatenate(latents).astype(np.float32)).codebooks_)
+
+    def last_level_errors(self, vectors: np.ndarray, codes: np.ndarray) -> LastLevelErrors:
+        """Squared errors of the latents of vectors [N, E] with codes [N, L] at other last codes.
+
+        In the latent space, where codes are chosen; what the decoder makes of a move is not known from it.
+
+        Raises:
+            ConfigError: not fitted.
+        """
+        self._check_fitted()
+
+        def rest(vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            latents = np.concatenate([latents for _, latents in self._residuals(vectors)])
+            return take_off(latents, self.codebooks_[:-1], codes)
+
+        return LastLevelErrors(vectors, codes, rest, self.codebooks_[-1], float(self.mean_squared_residuals_[-1]))
 
 
 class _Stream:

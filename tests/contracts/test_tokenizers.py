@@ -5,6 +5,7 @@ The quantisers by themselves are in test_quantisers.py. Another tokenizer is one
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,9 +17,11 @@ from genrec.artifacts import write_artifact
 from genrec.config import training
 from genrec.config.load import to_plain
 from genrec.errors import ConfigError, DataError
+from genrec.pipeline.collisions import resolve_collisions
 from genrec.pipeline.quantisers import BUILDERS, RESTORERS, build_quantiser, load_quantiser
 from genrec.quantization import assignment
 from genrec.semantic_ids.table import build_semantic_ids, load_semantic_ids, save_semantic_ids
+from oracles.last_level_oracle import squared_error
 
 WIDTH = 10
 HERE: dict[str, Any] = {"embeddings": Path("e")}
@@ -42,6 +45,23 @@ def vectors_of(num_vectors: int, seed: int = 0, width: int = WIDTH) -> np.ndarra
     centres = np.random.default_rng(5).standard_normal((10, width)) * 3
     noise = random.standard_normal((num_vectors, width)) * np.linspace(1.5, 0.2, width)
     return (centres[random.integers(10, size=num_vectors)] + noise + 2.0).astype(np.float32)
+
+
+def all_errors(errors: Any, num_codes: int) -> np.ndarray:
+    """Of every item at every last code."""
+    num_items = len(errors.codes)
+    return errors(np.arange(num_items), np.broadcast_to(np.arange(num_codes), (num_items, num_codes)))
+
+
+def with_room(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """The first items of each parent, no more than it has last codes."""
+    below: Counter[tuple[int, ...]] = Counter()
+    rows = []
+    for row, parent in enumerate(map(tuple, codes[:, :-1].tolist())):
+        below[parent] += 1
+        if below[parent] <= num_codes:
+            rows.append(row)
+    return np.array(rows)
 
 
 @pytest.fixture(scope="module", params=SECTIONS.keys())
@@ -121,6 +141,78 @@ class TestFitted:
         np.testing.assert_array_equal(restored.encode(more), quantiser.encode(more))
         np.testing.assert_array_equal(restored.decode(codes), quantiser.decode(codes))
 
+    def test_errors_at_other_last_codes(self, fitted, monkeypatch) -> None:
+        """Of later items too; one by one as in all; and those of the fitted items have the mean that costs refer to."""
+        section, quantiser = fitted
+        for vectors in (vectors_of(200), vectors_of(60, seed=1)):
+            codes = quantiser.encode(vectors)
+            errors = quantiser.last_level_errors(vectors, codes)
+            everywhere = all_errors(errors, section.codebook_sizes[-1])
+            for item in range(0, len(vectors), 7):
+                expected = [
+                    squared_error(section.name, quantiser.state(), vectors[item], (*codes[item, :-1], code))
+                    for code in range(everywhere.shape[1])
+                ]
+                np.testing.assert_allclose(everywhere[item], expected, rtol=1e-4)
+            few = np.array([[2, 0], [1, 1], [3, 2]])
+            np.testing.assert_allclose(errors(np.array([9, 4, 9]), few), everywhere[[[9], [4], [9]], few], rtol=1e-6)
+            monkeypatch.setattr(assignment, "_CHUNK_NUMBERS", 500)
+            np.testing.assert_allclose(all_errors(errors, everywhere.shape[1]), everywhere, rtol=1e-6)
+            monkeypatch.undo()
+        vectors = vectors_of(200)
+        own = quantiser.last_level_errors(vectors, quantiser.encode(vectors))
+        mean = all_errors(own, section.codebook_sizes[-1])[np.arange(200), own.codes[:, -1]].mean()
+        assert mean == pytest.approx(own.mean_error, rel=1e-3)
+
+    def test_no_other_last_code_is_nearer(self, fitted) -> None:
+        """Exactly where levels are greedy; a beam compares all last codes of its last prefix, by rounded distances."""
+        section, quantiser = fitted
+        vectors = np.concatenate([vectors_of(200), vectors_of(300, seed=3)])
+        codes = quantiser.encode(vectors)
+        errors = all_errors(quantiser.last_level_errors(vectors, codes), section.codebook_sizes[-1])
+        rounding = np.zeros(len(vectors))
+        if section.name == "faiss_residual":
+            rounding = 2.0**-18 * np.square(vectors - quantiser.mean_).sum(axis=1)
+        own = errors[np.arange(len(vectors)), codes[:, -1]]
+        assert (own <= errors.min(axis=1) + rounding).all()
+
+    def test_reassigned_rows_are_unique(self, fitted) -> None:
+        """All but one of each bucket move, at a cost that is not negative where no last code is nearer."""
+        section, quantiser = fitted
+        vectors = vectors_of(200)
+        codes = quantiser.encode(vectors)
+        rows = with_room(codes, section.codebook_sizes[-1])
+        vectors, codes = vectors[rows], codes[rows]
+        distinct = len(np.unique(codes, axis=0))
+        assert len(rows) - distinct > 3
+        ids, report, facts = resolve_collisions(replace(section, collisions="reassign"), quantiser, vectors, codes)
+        assert ids.codebook_sizes == section.codebook_sizes
+        assert len(np.unique(ids.codes, axis=0)) == len(rows)
+        assert report.num_moved == (ids.codes != codes).any(axis=1).sum() == len(rows) - distinct
+        np.testing.assert_array_equal(ids.codes[:, :-1], codes[:, :-1])
+        state = quantiser.state()
+        for move in facts["moves"]["costliest"]:
+            was, now = (
+                squared_error(section.name, state, vectors[move["item_index"]], move[key])
+                for key in ("old_codes", "new_codes")
+            )
+            assert move["cost"] == pytest.approx(now - was, rel=1e-3, abs=1e-4)
+            assert move["cost"] > -1e-4
+
+    def test_beyond_the_limit_there_is_a_suffix(self, fitted) -> None:
+        section, quantiser = fitted
+        vectors = vectors_of(200)
+        codes = quantiser.encode(vectors)
+        section = replace(section, collisions="reassign_or_suffix", max_added_distortion=0.5)
+        ids, report, facts = resolve_collisions(section, quantiser, vectors, codes)
+        mean = quantiser.last_level_errors(vectors, codes).mean_error
+        assert len(np.unique(ids.codes, axis=0)) == 200
+        assert 0 < report.num_moved < report.num_moved + report.num_suffixed == 200 - report.num_buckets
+        assert all(move["cost"] <= 0.5 * mean for move in facts["moves"]["costliest"])
+        suffixed, _, none = resolve_collisions(replace(section, collisions="suffix"), quantiser, vectors, codes)
+        assert (suffixed.codes[:, :-1] == codes).all()
+        assert none == {}
+
     def test_other_vectors_are_refused(self, fitted) -> None:
         for wrong in (vectors_of(3, width=WIDTH + 1), vectors_of(3).astype(np.float64), vectors_of(3)[0]):
             with pytest.raises(DataError, match=r"wrong shape or type .*expected float32 \[N, 10\]"):
@@ -159,9 +251,3 @@ def test_faiss_takes_powers_of_two(name) -> None:
     for sizes in ((8, 6), (3,), (2**17, 8)):
         with pytest.raises(ConfigError, match=r"power of two .*whole bits.*tokenizer=residual_kmeans"):
             build_quantiser(replace(SECTIONS[name], codebook_sizes=sizes))
-
-
-def test_whitened_tables_take_suffixes_only() -> None:
-    section = replace(SECTIONS["residual_kmeans_whitened"], collisions="reassign")
-    with pytest.raises(ConfigError, match=r"expected tokenizer.collisions=suffix"):
-        build_quantiser(section)

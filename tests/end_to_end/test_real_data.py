@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from genrec.artifacts import load_artifact
 from genrec.cli import app
 from genrec.data.dataset import Dataset
+from genrec.files import sha256_file
+from genrec.semantic_ids.table import load_health, load_semantic_ids
 
 RUNNER = CliRunner()
 
@@ -80,3 +84,49 @@ def test_times_and_item_ids_give_the_same_order_as_the_benchmark(data_root: Path
     histories = dataset.histories()
     for entry in rows:
         assert [item_ids[item] for item in histories[index[entry["user"]]]] == entry["items"]
+
+
+def import_published(dataset: Path, output: Path, *words: str) -> dict[str, Any]:
+    works("tokenize", f"dataset={dataset}", f"output={output}", "tokenizer=imported", *words)
+    return load_health(load_artifact(output))
+
+
+def test_published_semantic_ids_of_office(data_root: Path, tmp_path: Path) -> None:
+    """From the file the same table as with the dataset; 2,415 distinct rows of 2,420."""
+    folder = data_root / "apao_office"
+    works("prepare", "office", f"raw_dir={folder}", f"output={tmp_path}/d")
+    file = folder / "Office.index.rq-kmeans.json"
+    health = import_published(tmp_path / "d", tmp_path / "file", f"tokenizer.path={file}")
+    assert health["imported"] == {
+        "sha256": sha256_file(file),
+        "num_entries": 2420,
+        "num_not_in_dataset": 0,
+        "num_matched": 2420,
+        "num_padded": 0,
+    }
+    assert health["collisions"]["distinct"] == 2415
+    assert health["num_levels"] == 4
+    import_published(tmp_path / "d", tmp_path / "came_along")
+    found = load_semantic_ids(tmp_path / "file")[1].identity
+    assert found == load_semantic_ids(tmp_path / "came_along")[1].identity
+
+
+@pytest.mark.slow
+def test_published_semantic_ids_of_beauty(data_root: Path, tmp_path: Path) -> None:
+    """By ASIN, with a map from the publisher's numbers: each item has the codes that stand in the file."""
+    folder = data_root / "amazon2014_beauty"
+    works("prepare", "beauty", f"raw_dir={folder}", f"output={tmp_path}/d")
+    with gzip.open(folder / "derived_items.jsonl.gz", "rt") as file:
+        number = {entry["asin"]: entry["s3rec_id"] for entry in map(json.loads, file)}
+    (tmp_path / "map.json").write_text(json.dumps({str(key - 1): asin for asin, key in number.items()}))
+    (tmp_path / "map.tsv").write_text("key\titem_id\n" + "".join(f"{key}\t{asin}\n" for asin, key in number.items()))
+    path = folder / "Beauty.index.rq-kmeans.json.gz"
+    with gzip.open(path, "rt") as file:
+        published = json.load(file)
+    for name, offset in (("map.json", 0), ("map.tsv", 1)):
+        words = [f"tokenizer.path={path}", f"tokenizer.item_map={tmp_path / name}", f"tokenizer.key_offset={offset}"]
+        health = import_published(tmp_path / "d", tmp_path / f"by_{name}", *words)
+        assert (health["imported"]["num_matched"], health["collisions"]["distinct"]) == (12101, 12089)
+        _, ids = load_semantic_ids(tmp_path / f"by_{name}")
+        for asin, codes in zip(Dataset.load(tmp_path / "d").item_ids, ids.codes.tolist(), strict=True):
+            assert [f"<{'abcd'[level]}_{code}>" for level, code in enumerate(codes)] == published[str(number[asin] - 1)]

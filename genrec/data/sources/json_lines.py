@@ -167,6 +167,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"not valid JSON: {error}", where=path) from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A whole JSON file that has to be one object."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError("expected one JSON object", where=path, found=type(content).__name__)
+    return content
+
+
 def _values(record: Mapping[str, Any], fields: Fields) -> list[Any]:
     missing = [name for name in fields.types if name not in record and name not in fields.optional]
     if missing:

@@ -5,14 +5,14 @@ In all of them the file's order is the order of a user's events. Ids stay as the
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from genrec.data.schema import RawData
-from genrec.data.sources.json_lines import BadRecord, as_id, read_json, read_records
+from genrec.data.sources.codes import read_codes
+from genrec.data.sources.json_lines import BadRecord, as_id, read_object, read_records
 from genrec.data.sources.lines import BadLines, find_file, read_lines, require_rows
 from genrec.data.sources.texts import items_frame, text_of, texts_of
 from genrec.data.sources.timestamps import EARLIEST_MS, LATEST_MS, MS_PER_UNIT
@@ -21,8 +21,6 @@ from genrec.errors import ConfigError, DataError
 LAYOUTS = ("sequence", "pairs", "auto")
 ITEM_ID_FIELDS = ("item_id", "asin", "parent_asin", "item")
 BRAND_FIELDS = ("brand", "brand_inferred", "store")
-TOKEN = re.compile(r"<([a-z])_(0|[1-9]\d{0,8})>")
-LEVELS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def read_sasrec_text(
@@ -45,7 +43,7 @@ def read_sasrec_text(
             event (SASRec); ``auto``: pairs if every line has two ids, which a note records.
         items: JSON lines of item descriptions, or None.
         item_id_field: field of `items` with the id; None: the first of `ITEM_ID_FIELDS` that its first line has.
-        codes: JSON of imported semantic IDs, see `read_codes`, or None.
+        codes: JSON of imported semantic IDs, see `codes.read_codes`, or None.
         codes_offset: added to the integer ids of `codes` (1 for codes counted from 0 of items counted from 1).
         skip_bad_lines: leave out and count lines that cannot be used.
 
@@ -149,7 +147,7 @@ def read_letter(raw_dir: Path, *, interactions: str, items: str | None = None, c
         raw_dir: folder of the files.
         interactions: JSON ``{user: [item, ...]}``, oldest first.
         items: JSON ``{item: {title, brand, categories (comma-separated), description}}``, or None.
-        codes: JSON of imported semantic IDs, see `read_codes`, or None.
+        codes: JSON of imported semantic IDs, see `codes.read_codes`, or None.
 
     Returns:
         Events in file order; item_codes if `codes` is given.
@@ -160,7 +158,7 @@ def read_letter(raw_dir: Path, *, interactions: str, items: str | None = None, c
     path = find_file(raw_dir, interactions, "interactions")
     users: list[str] = []
     histories: list[list[str]] = []
-    for user, history in _object(path).items():
+    for user, history in read_object(path).items():
         try:
             histories.append(_ids(history, "items"))
         except BadRecord as error:
@@ -178,55 +176,6 @@ def read_letter(raw_dir: Path, *, interactions: str, items: str | None = None, c
         items_file=items_file,
         codes_file=codes_file,
     )
-
-
-def read_codes(path: Path, *, offset: int = 0) -> pl.DataFrame:
-    """Imported semantic IDs: JSON ``{item: ["<a_159>", "<b_42>", ...]}``, a letter a level.
-
-    Args:
-        path: plain or gzip JSON.
-        offset: added to the item ids, which have to be integers if it is not 0.
-
-    Returns:
-        item_id (String) and codes (List(Int32)), in file order.
-
-    Raises:
-        DataError: a row has another length than the first, a token is not ``<letter_number>``, or levels are not
-            a, b, c, ... in this order.
-    """
-    ids: list[str] = []
-    rows: list[list[int]] = []
-    for item, tokens in _object(path).items():
-        where = f"{path}: item {item!r}"
-        if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-            raise DataError("expected a list of tokens", where=where, found=repr(tokens)[:60])
-        rows.append([_code(token, level, where) for level, token in enumerate(tokens)])
-        if len(rows[-1]) != len(rows[0]):
-            raise DataError(
-                "another number of codes than the first item", where=where, expected=len(rows[0]), found=len(rows[-1])
-            )
-        ids.append(_shifted(item, offset, where))
-    if not ids:
-        raise DataError("the file has no items", where=path)
-    return pl.DataFrame({"item_id": ids, "codes": rows}, schema={"item_id": pl.String, "codes": pl.List(pl.Int32)})
-
-
-def _code(token: str, level: int, where: str) -> int:
-    match = TOKEN.fullmatch(token)
-    if match is None:
-        raise DataError(f"cannot read the token {token!r}", where=where, expected="e.g. '<a_159>'")
-    if level >= len(LEVELS) or match[1] != LEVELS[level]:
-        expected = LEVELS[level] if level < len(LEVELS) else "at most 26 levels"
-        raise DataError(f"token {token!r} is of another level", where=where, expected=expected, found=match[1])
-    return int(match[2])
-
-
-def _shifted(item: str, offset: int, where: str) -> str:
-    if offset == 0:
-        return item
-    if not re.fullmatch(r"0|[1-9]\d*", item):
-        raise DataError("source.codes_offset needs integer item ids", where=where, fix="set source.codes_offset=0")
-    return str(int(item) + offset)
 
 
 # --- histories -------------------------------------------------------------------------------------------------------
@@ -338,7 +287,7 @@ def _items_jsonl(
 
 def _items_letter(path: Path) -> pl.DataFrame:
     rows = []
-    for item, record in _object(path).items():
+    for item, record in read_object(path).items():
         try:
             if not isinstance(record, dict):
                 raise BadRecord("expected an object of texts")
@@ -361,10 +310,3 @@ def _item(item_id: str, record: dict[str, Any]) -> tuple[Any, ...]:
         texts_of(record.get("categories"), "categories"),
         text_of(record.get("description"), "description"),
     )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise DataError("expected one JSON object", where=path, found=type(content).__name__)
-    return content

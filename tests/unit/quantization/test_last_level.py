@@ -5,14 +5,36 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genrec.errors import ConfigError
 from genrec.quantization import assignment
+from genrec.quantization.faiss_residual import FaissResidualQuantizer
 from genrec.quantization.last_level import LastLevelErrors
+from genrec.quantization.product import ProductQuantizer
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.collisions import reassign
+from genrec.training.rqvae import RqVaeQuantizer
 
 
 def normal(num_vectors: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((num_vectors, width)).astype(np.float32)
+
+
+def test_they_are_those_of_the_decoded_codes_of_a_product() -> None:
+    """Where the parts divide the width, the rotation only turns: errors in parts are errors of vectors."""
+    vectors = normal(300, 12) * np.linspace(2, 0.5, 12, dtype=np.float32) + 1
+    quantiser = ProductQuantizer(codebook_sizes=(8, 8, 8), num_rotations=4).fit(vectors)
+    codes = quantiser.encode(vectors)
+    found = quantiser.last_level_errors(vectors, codes)(np.arange(300), np.broadcast_to(np.arange(8), (300, 8)))
+    for code in range(8):
+        other = np.concatenate([codes[:, :-1], np.full((300, 1), code)], axis=1)
+        expected = np.square(vectors - quantiser.decode(other), dtype=np.float64).sum(axis=1)
+        np.testing.assert_allclose(found[:, code], expected, rtol=1e-4)
+
+
+def test_what_is_not_fitted_has_no_errors() -> None:
+    for quantiser in (ResidualKMeans(), ProductQuantizer(), FaissResidualQuantizer(), RqVaeQuantizer()):
+        with pytest.raises(ConfigError, match="not fitted"):
+            quantiser.last_level_errors(normal(3, 2), np.zeros((3, 3), dtype=np.int32))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +46,7 @@ def fitted() -> tuple[ResidualKMeans, np.ndarray, np.ndarray]:
 
 def errors_of(fitted: tuple[ResidualKMeans, np.ndarray, np.ndarray]) -> LastLevelErrors:
     quantiser, vectors, codes = fitted
-    return LastLevelErrors(vectors, codes, quantiser.mean_, quantiser.codebooks_)
+    return quantiser.last_level_errors(vectors, codes)
 
 
 def test_they_are_those_of_the_decoded_codes(fitted) -> None:

@@ -1,4 +1,4 @@
-"""Files of whole histories, and imported semantic IDs."""
+"""Files of whole histories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genrec.data.sources.sequences import read_codes, read_letter, read_sasrec_text, read_sequences_jsonl
+from genrec.data.sources.sequences import read_letter, read_sasrec_text, read_sequences_jsonl
 from genrec.errors import ConfigError, DataError
 
 
@@ -136,31 +136,3 @@ def test_bad_letter_files(tmp_path: Path, content: str, message: str) -> None:
     write(tmp_path, "i.json", content)
     with pytest.raises(DataError, match=message):
         read_letter(tmp_path, interactions="i.json")
-
-
-@pytest.mark.parametrize(
-    ("codes", "message"),
-    [
-        ({"0": ["<a_1>", "<b_2>"], "1": ["<a_1>"]}, r"item '1': another number of codes .*\(expected 2, found 1\)"),
-        ({"0": ["<a_1>", "<c_2>"]}, r"item '0': token '<c_2>' is of another level \(expected b, found c\)"),
-        ({"0": ["<b_1>", "<a_2>"]}, "token '<b_1>' is of another level"),
-        ({"0": ["a_1"]}, "cannot read the token 'a_1'"),
-        ({"0": ["<a_-1>"]}, "cannot read the token"),
-        ({"0": ["<a_01>"]}, "cannot read the token"),
-        ({"0": ["<a_99999999999>"]}, "cannot read the token"),
-        ({"0": []}, "expected a list of tokens"),
-        ({"0": [1, 2]}, "expected a list of tokens"),
-        ({"0": "<a_1>"}, "expected a list of tokens"),
-        ({}, "no items"),
-    ],
-)
-def test_bad_codes(tmp_path: Path, codes: dict[str, Any], message: str) -> None:
-    write(tmp_path, "c.json", codes)
-    with pytest.raises(DataError, match=message):
-        read_codes(tmp_path / "c.json")
-
-
-def test_an_offset_needs_integers(tmp_path: Path) -> None:
-    write(tmp_path, "c.json", {"x": ["<a_1>"]})
-    with pytest.raises(DataError, match="codes_offset needs integer item ids"):
-        read_codes(tmp_path / "c.json", offset=1)
