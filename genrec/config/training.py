@@ -27,6 +27,12 @@ class ResidualKMeansTokenizer:
         minimum=0,
         maximum=1,
     )
+    balance: float | None = key(
+        "most items a code may hold when fitted, as a multiple of the average (1.5, say); null: no bound",
+        None,
+        minimum=1,
+    )
+    device: Literal["auto", "cpu", "gpu"] = key("of k-means; auto: a GPU if FAISS sees one", "auto")
     seed: int = key("seed of k-means", 0, minimum=0)
     collisions: Literal["suffix", "reassign", "reassign_or_suffix"] = key(
         "items with equal codes: a suffix, free last codes, or these within max_added_distortion and else a suffix",

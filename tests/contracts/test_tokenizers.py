@@ -27,6 +27,7 @@ HERE: dict[str, Any] = {"embeddings": Path("e")}
 SECTIONS = {
     "residual_kmeans": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6)),
     "residual_kmeans_whitened": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6), whiten=0.9),
+    "residual_kmeans_balanced": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6, 3), balance=1.5),
     "product": training.ProductTokenizer(**HERE, codebook_sizes=(8, 8, 8), num_rotations=5),
     "faiss_residual": training.FaissResidualTokenizer(**HERE, codebook_sizes=(8, 4), beam_width=3),
     "rqvae": training.RqVaeTokenizer(
