@@ -78,11 +78,11 @@ def market_prices(
     (Bradley, Bennett and Demiriz, Constrained k-means clustering, 2000, who bound the sizes from below). Its dual is to
     maximise sum_i min_k (C_ik + p_k) - room * sum_k p_k over p >= 0. L-BFGS does, with the minimum made smooth,
     -eps log sum_k exp(-(C_ik + p_k) / eps), for smaller and smaller eps (Cuturi and Peyré, A smoothed dual approach for
-    variational Wasserstein problems, 2016). The eps are shares of the
-    median margin of a row's cheapest column over the next, so that they suit codes near to one another. Ends as soon as
-    the sharp minimum gives no column more than its room and the tolerance. The last few columns that are too full, by a
-    row or so, become dearer until those that are too many leave, as in an ascending auction. Whatever the prices are,
-    no other choice of columns with the same counts costs less.
+    variational Wasserstein problems, 2016). The eps are shares of the median margin of a row's cheapest column over the
+    next, so that they suit codes near to one another. Ends as soon as the sharp minimum gives no column more than its
+    room and the tolerance. The last few columns that are too full, by a row or so, become dearer until those that are
+    too many leave, as in an ascending auction. Whatever the prices are, no other choice of columns with the same counts
+    costs less.
 
     Args:
         costs: of each column to each row.
@@ -97,21 +97,23 @@ def market_prices(
     room = (largest_count(num_rows, num_columns, balance, 0.0) + allowed) // 2
     prices = np.zeros(num_columns)
     best, margin = _choice(costs, prices)
-    spread = float(np.mean(costs[:: max(1, num_rows // 1000)].std(axis=1)))
+    spread = float(np.mean(costs[:: max(1, num_rows // 1000)].std(axis=1, dtype=np.float64))) or 1.0
     with threadpool_limits(1):  # sums of products round otherwise with another number of threads
         for smoothness in (None, *_SMOOTHNESS):
             if np.bincount(best).max() <= allowed:
                 break
             share = 0.1 * spread if smoothness is None else smoothness * float(np.median(margin))
-            epsilon = max(share, 1e-7 * spread, 1e-30)
+            epsilon = max(share, 1e-7 * spread)
             prices = minimize(
-                lambda at, epsilon=epsilon: _smooth_dual(costs, at, epsilon, room),
-                prices,
+                _smooth_dual,
+                prices / spread,
+                args=(costs, spread, epsilon, room),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(0.0, None)] * num_columns,
                 options={"maxiter": _STEPS, "maxfun": 2 * _STEPS, "ftol": 0.0, "gtol": _SHARP * room / num_rows},
             ).x
+            prices = prices * spread
             best, margin = _choice(costs, prices)
     for _ in range(_ROUNDS):
         counts = np.bincount(best)
@@ -125,9 +127,11 @@ def market_prices(
     return prices.astype(np.float32)
 
 
-def _smooth_dual(costs: np.ndarray, prices: np.ndarray, epsilon: float, room: float) -> tuple[float, np.ndarray]:
-    """The smooth dual and its gradient, both divided by n and negated, for a minimiser."""
-    total, counts, offered = 0.0, np.zeros(len(prices)), prices.astype(np.float32)
+def _smooth_dual(
+    prices: np.ndarray, costs: np.ndarray, unit: float, epsilon: float, room: int
+) -> tuple[float, np.ndarray]:
+    """The smooth dual a row and its gradient, negated for a minimiser; it and the prices are given in this unit."""
+    total, counts, offered = 0.0, np.zeros(len(prices)), (unit * prices).astype(np.float32)
     for rows in chunks(*costs.shape):
         priced = costs[rows] + offered
         lowest = priced.min(axis=1)
@@ -137,7 +141,7 @@ def _smooth_dual(costs: np.ndarray, prices: np.ndarray, epsilon: float, room: fl
         weight = priced.sum(axis=1)
         counts += (1.0 / weight) @ priced
         total += float((lowest - epsilon * np.log(weight)).sum(dtype=np.float64))
-    return (room * prices.sum() - total) / len(costs), (room - counts) / len(costs)
+    return (room * prices.sum() - total / unit) / len(costs), (room - counts) / len(costs)
 
 
 def _choice(costs: np.ndarray, prices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ class LastLevelErrors:
     """|e - mean - B_1[c_1] - .. - B_{L-1}[c_{L-1}] - B_L[k]|^2 of items at last codes k, for a quantiser that sums.
 
     The residual is taken in float32 level by level, as encoding does, and the rest is computed in float64 row by row.
-    So the code that residual k-means has chosen is never beaten by another, unless it is balanced (prices are no part of
-    an error), and a value depends on no other item.
+    So the code that residual k-means without prices has chosen is never beaten by another, and a value depends on no
+    other item. With prices, which are no part of an error, it may be, and a move may then gain.
 
     Attributes:
         vectors: float32 [N, E] that were quantised; may be a memory map.

@@ -275,9 +275,9 @@ class ResidualKMeans:
             DataError: a key is missing or unknown, or an array has a wrong shape or type or is not finite.
         """
         extra = _WHITENING if set(_WHITENING) & state.keys() else ()
-        num_prices = len(state) if any(key.startswith("price.") for key in state) else 0
-        num_prices = min(num_prices, sum(key.startswith("codebook.") for key in state))
-        priced = [f"price.{level}" for level in range(num_prices)]  # all levels have prices, or none
+        is_balanced = any(key.startswith("price.") for key in state)  # all levels have prices, or none
+        num_levels = sum(key.startswith("codebook.") for key in state)
+        priced = [f"price.{level}" for level in range(num_levels)] if is_balanced else []
         names = checks.check_keys(WHAT, state, "mean", *extra, *priced, "variance", "mean_squared_residuals")
         inner = width = state["mean"].size
         shapes: dict[str, tuple[int, ...]] = {"mean": (width,)}

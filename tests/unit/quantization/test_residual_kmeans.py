@@ -105,11 +105,12 @@ def test_the_number_of_threads_does_not_matter(initialisation) -> None:
     assert not same(ResidualKMeans(**parameters, seed=1).fit(vectors), alone)
 
 
-def test_powers_of_two_scale_out() -> None:
+@pytest.mark.parametrize("balance", [None, 1.2])
+def test_powers_of_two_scale_out(balance: float | None) -> None:
     vectors = normal(500, 12)
-    quantiser = ResidualKMeans(codebook_sizes=(16, 16)).fit(vectors)
+    quantiser = ResidualKMeans(codebook_sizes=(16, 16), balance=balance).fit(vectors)
     for scale in (np.float32(2.0**30), np.float32(2.0**-20)):
-        scaled = ResidualKMeans(codebook_sizes=(16, 16)).fit(vectors * scale)
+        scaled = ResidualKMeans(codebook_sizes=(16, 16), balance=balance).fit(vectors * scale)
         np.testing.assert_array_equal(scaled.encode(vectors * scale), quantiser.encode(vectors))
         np.testing.assert_array_equal(scaled.codebooks_[1], quantiser.codebooks_[1] * scale)
 
