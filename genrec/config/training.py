@@ -39,6 +39,12 @@ class ResidualKMeansTokenizer:
         minimum=0,
         maximum=1,
     )
+    balance: float | None = key(
+        "most items a code may hold when fitted, as a multiple of the average (1.5, say); null: no bound",
+        None,
+        minimum=1,
+    )
+    device: Literal["auto", "cpu", "gpu"] = key("of k-means; auto: a GPU if FAISS sees one", "auto")
     seed: int = key("seed of k-means", 0, minimum=0)
     collisions: Collisions = _collisions()
     max_added_distortion: float = _max_added_distortion()

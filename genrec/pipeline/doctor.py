@@ -8,6 +8,7 @@ import re
 import shutil
 from typing import Any
 
+from genrec.quantization.faiss_training import num_gpus
 from genrec.runs import environment
 from genrec.terminal import Outcome, Progress, Table
 
@@ -21,6 +22,8 @@ def doctor(*, progress: Progress) -> Outcome:
     needs = importlib.metadata.requires("genrec") or []
     names = [re.split(r"[^A-Za-z0-9_.-]", need, maxsplit=1)[0] for need in needs if "extra ==" not in need]
     facts["missing"] = [name for name in names if importlib.util.find_spec(MODULES.get(name, name)) is None]
+    if "faiss-cpu" not in facts["missing"]:
+        facts["faiss_gpus"] = num_gpus()  # that k-means can train on; a GPU may be there and not be seen
     facts["disk_free_bytes"] = shutil.disk_usage(".").free
     rows = [(name.replace("_", " "), _doctor_cell(name, value)) for name, value in facts.items() if name != "packages"]
     rows += [(f"package {name}", version) for name, version in facts["packages"].items()]

@@ -1,4 +1,4 @@
-"""What FAISS's own quantisers need to train the same way twice. Knows FAISS and numbers only."""
+"""What training with FAISS needs: a device, and what makes it repeatable. Knows FAISS and numbers only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,41 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from genrec.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "gpu")
+
+
+def num_gpus() -> int:
+    """GPUs that the installed FAISS sees; 0 if it was built for CPUs alone, whatever the machine has."""
+    import faiss  # a third of a second, not at the start of every command
+
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
+
+
+def uses_gpu(device: str, num_gpus: int) -> bool:
+    """Whether to train on a GPU.
+
+    Args:
+        device: "auto": if there is one; "cpu"; "gpu".
+        num_gpus: that FAISS sees.
+
+    Raises:
+        ConfigError: "gpu" without one, or another word.
+
+    >>> [uses_gpu("auto", number) for number in (0, 1)], uses_gpu("cpu", 1), uses_gpu("gpu", 1)
+    ([False, True], False, True)
+    """
+    if device not in DEVICES:
+        raise ConfigError("FAISS: wrong device", expected=", ".join(DEVICES), found=device)
+    if device == "gpu" and num_gpus < 1:
+        raise ConfigError(
+            "FAISS sees no GPU to train on",
+            where="tokenizer.device",
+            expected="a GPU, and faiss-gpu (CUDA 12) or faiss-gpu-cuvs (CUDA 13) in place of faiss-cpu",
+            found="0 GPUs",
+            fix="set tokenizer.device=cpu, or look at what genrec doctor says",
+        )
+    return device != "cpu" and num_gpus > 0
 
 
 @contextmanager

@@ -21,8 +21,9 @@ class LastLevelErrors:
 
     t is what an item's codes before the last one leave to the last level, u what they miss for good: 0 where each level
     takes up all that is left, the error of the other parts under a product quantiser. Both are computed as encoding
-    does, and the rest in float64 row by row. So the code that a greedy quantiser has chosen is never beaten by another,
-    and a value depends on no other item.
+    does, and the rest in float64 row by row. So the code that a greedy quantiser has chosen is never beaten by another
+    (with the prices of balanced codes, which are no part of an error, it may be, and a move may then gain), and a value
+    depends on no other item.
 
     Attributes:
         vectors: float32 [N, E] that were quantised; may be a memory map.

@@ -275,6 +275,7 @@ class ProductQuantizer:
             max_points_per_centroid=self.max_points_per_centroid,
             centre=False,
             seed=fold_in(self.seed, _LEVEL, level),
+            device="cpu",
         )
         try:
             return kmeans.fit(part)

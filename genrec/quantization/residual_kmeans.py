@@ -17,6 +17,8 @@ from genrec.embeddings.rows import row_chunks
 from genrec.errors import ConfigError
 from genrec.quantization import checks
 from genrec.quantization.assignment import chunks, nearest_codes
+from genrec.quantization.balance import balanced_codebook
+from genrec.quantization.faiss_training import DEVICES, num_gpus, uses_gpu
 from genrec.quantization.last_level import LastLevelErrors, take_off
 from genrec.quantization.products import sum_of_codes
 from genrec.quantization.whitening import Whitening
@@ -46,9 +48,15 @@ class ResidualKMeans:
     trouble. FAISS moves a centroid that has lost all its vectors next to one that has many.
 
     The same vectors, parameters and seed give the same codebooks bit by bit on one machine with the same libraries, in
-    memory or memory-mapped: FAISS sums each centroid in one thread, in the order of the vectors. Another processor may
-    round the products behind an assignment otherwise. The codes for given codebooks depend on nothing of the kind (see
-    `nearest_codes`): not on the machine, the number of threads, or the vectors that are encoded beside.
+    memory or memory-mapped, if k-means runs on the CPU: FAISS sums each centroid in one thread, in the order of the
+    vectors. Another processor may round the products behind an assignment otherwise, and a GPU may from run to run. The
+    codes for given codebooks depend on nothing of the kind (see `nearest_codes`): not on the machine, the number of
+    threads, or the vectors that are encoded beside.
+
+    With `balance` each code has a price p_l[k] >= 0, fitted with the codebooks and then fixed (see `balance.py`), and
+    c_l = argmin_k |r_{l-1} - B_l[k]|^2 + p_l[k]: still a function of the vector alone. On the fitted set no code of a
+    level is the choice of more than balance * N / K_l of its N different residuals (and 5 %, see `balance.TOLERANCE`);
+    equal ones, which no codes can part, are counted once. That costs squared error, and later vectors may crowd.
 
     Args:
         codebook_sizes: K_l of each level, each at least 2.
@@ -63,9 +71,13 @@ class ResidualKMeans:
         whiten: share of the variance, in (0, 1], whose principal directions are kept and scaled to variance one before
             anything else, e being replaced by P (e - mean) / s; None: vectors as they are. A direction of little
             variance then counts as much as one of much. Needs `centre`. Errors are those of whitened vectors.
+        balance: at least 1: the most fitted residuals a code may hold, as a multiple of N / K_l; None: no bound.
+            Training then holds the distances of the sample to all codes of a level in memory.
+        device: of k-means: "auto" (a GPU if FAISS sees one), "cpu" or "gpu". All else runs on the CPU.
 
     Attributes:
         codebooks_: L arrays, float32 [K_l, E], or [K_l, D] with D directions of a whitening.
+        prices_: L arrays, float32 [K_l]; empty without `balance`.
         whitening_: None without `whiten`.
         mean_: float32 [E], of all vectors; zeros without `centre`.
         variance_: mean of |e - mean|^2 on the fitted set.
@@ -73,7 +85,7 @@ class ResidualKMeans:
             divided by E.
 
     Raises:
-        ConfigError: a parameter out of range.
+        ConfigError: a parameter out of range; from `fit`, device="gpu" where FAISS sees none.
 
     >>> points = np.array([[0, 0], [0, 1], [8, 0], [8, 1]], dtype=np.float32)
     >>> quantiser = ResidualKMeans(codebook_sizes=(2, 2)).fit(points)
@@ -85,12 +97,13 @@ class ResidualKMeans:
     """
 
     codebooks_: list[np.ndarray]
+    prices_: list[np.ndarray]
     whitening_: Whitening | None
     mean_: np.ndarray
     variance_: float
     mean_squared_residuals_: np.ndarray
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the keys of a tokenizer's section
         self,
         *,
         codebook_sizes: Sequence[int] = (256, 256, 256),
@@ -101,6 +114,8 @@ class ResidualKMeans:
         initialisation: str = "plus_plus",
         seed: int = 0,
         whiten: float | None = None,
+        balance: float | None = None,
+        device: str = "auto",
     ) -> None:
         if not codebook_sizes or min(codebook_sizes) < 2:
             raise ConfigError(
@@ -125,6 +140,10 @@ class ResidualKMeans:
                 expected="above 0 and up to 1, with centre",
                 found=f"{whiten}, centre={centre}",
             )
+        if balance is not None and not 1.0 <= balance < np.inf:
+            raise ConfigError("residual k-means: wrong balance", expected="a number of at least 1", found=balance)
+        if device not in DEVICES:
+            raise ConfigError("residual k-means: wrong device", expected=", ".join(DEVICES), found=device)
         fold_in(seed)
         self.codebook_sizes = tuple(codebook_sizes)
         self.num_iterations = num_iterations
@@ -134,6 +153,8 @@ class ResidualKMeans:
         self.initialisation = initialisation
         self.seed = seed
         self.whiten = whiten
+        self.balance = balance
+        self.device = device
 
     def fit(self, vectors: np.ndarray, progress: Progress | None = None) -> ResidualKMeans:
         """Trains the codebooks.
@@ -149,6 +170,7 @@ class ResidualKMeans:
         """
         checks.check_shape(vectors)
         checks.check_enough(len(vectors), self.codebook_sizes)
+        on_gpu = uses_gpu(self.device, 0 if self.device == "cpu" else num_gpus())
         mean = checks.mean_of_checked(vectors)
         centre = mean.astype(np.float32) if self.centre else np.zeros(len(mean), dtype=np.float32)
         size = max(self.codebook_sizes) * self.max_points_per_centroid
@@ -160,14 +182,17 @@ class ResidualKMeans:
         if whitening is not None:
             residuals = whitening.apply(residuals)
             variance = _mean_squared(residuals)
-        codebooks, errors = [], [variance]
+        logger.info("k-means on %d vectors, on the %s", len(residuals), "GPU" if on_gpu else "CPU")
+        codebooks, prices, errors = [], [], [variance]
         for level in range(len(self.codebook_sizes)):
             if errors[-1] <= checks.NEGLIGIBLE * variance:
                 raise checks.too_few(level, self.codebook_sizes, "nothing left to quantise")
-            codebook, error = self._fit_level(residuals, level, progress)
+            codebook, price, error = self._fit_level(residuals, level, on_gpu, progress)
             codebooks.append(codebook)
+            prices += [] if price is None else [price]
             errors.append(error)
-        self.codebooks_, self.whitening_, self.mean_, self.variance_ = codebooks, whitening, centre, variance
+        self.codebooks_, self.prices_, self.whitening_ = codebooks, prices, whitening
+        self.mean_, self.variance_ = centre, variance
         self.mean_squared_residuals_ = np.array(errors[1:])
         return self
 
@@ -194,7 +219,7 @@ class ResidualKMeans:
             if self.whitening_ is not None:
                 residuals = self.whitening_.apply(residuals)
             for level, codebook in enumerate(self.codebooks_):
-                codes[rows, level] = nearest_codes(residuals, codebook)
+                codes[rows, level] = nearest_codes(residuals, codebook, self.prices_[level] if self.prices_ else None)
                 residuals -= codebook[codes[rows, level]]
             if progress is not None:
                 progress("encode", rows.stop, len(vectors))
@@ -223,7 +248,8 @@ class ResidualKMeans:
         """Everything that `encode` and `decode` need, and the fitted errors, as arrays (for safetensors).
 
         Keys: `mean`, `codebook.0` .. `codebook.{L-1}`, `variance` [1], `mean_squared_residuals` [L]; with a whitening
-        also `whitening.directions` [D, E] and `whitening.scales` [D], so tables without one keep their identity.
+        also `whitening.directions` [D, E] and `whitening.scales` [D], with `balance` also `price.0` .. `price.{L-1}`.
+        Tables without them keep their identity.
 
         Raises:
             ConfigError: not fitted.
@@ -237,6 +263,7 @@ class ResidualKMeans:
             "mean": self.mean_,
             **extra,
             **{f"codebook.{level}": codebook for level, codebook in enumerate(self.codebooks_)},
+            **{f"price.{level}": price for level, price in enumerate(self.prices_)},
             "variance": np.array([self.variance_]),
             "mean_squared_residuals": self.mean_squared_residuals_,
         }
@@ -249,19 +276,24 @@ class ResidualKMeans:
             DataError: a key is missing or unknown, or an array has a wrong shape or type or is not finite.
         """
         extra = _WHITENING if set(_WHITENING) & state.keys() else ()
-        names = checks.check_keys(WHAT, state, "mean", *extra, "variance", "mean_squared_residuals")
+        is_balanced = any(key.startswith("price.") for key in state)  # all levels have prices, or none
+        num_levels = sum(key.startswith("codebook.") for key in state)
+        priced = [f"price.{level}" for level in range(num_levels)] if is_balanced else []
+        names = checks.check_keys(WHAT, state, "mean", *extra, *priced, "variance", "mean_squared_residuals")
         inner = width = state["mean"].size
         shapes: dict[str, tuple[int, ...]] = {"mean": (width,)}
         if extra:
             inner = state[_WHITENING[1]].size
             shapes |= {_WHITENING[0]: (inner, width), _WHITENING[1]: (inner,)}
         shapes |= {name: (*state[name].shape[:1], inner) for name in names}
+        shapes |= {price: state[name].shape[:1] for price, name in zip(priced, names, strict=False)}
         for key, shape in shapes.items():
             checks.check_state(WHAT, key, state[key], shape, np.float32)
         for key, shape in {"variance": (1,), "mean_squared_residuals": (len(names),)}.items():
             checks.check_state(WHAT, key, state[key], shape, np.float64)
         quantiser = cls(codebook_sizes=tuple(len(state[name]) for name in names))
         quantiser.codebooks_ = [np.array(state[name]) for name in names]
+        quantiser.prices_ = [np.array(state[price]) for price in priced]
         quantiser.mean_ = np.array(state["mean"])
         quantiser.whitening_ = Whitening(*(np.array(state[key]) for key in extra)) if extra else None
         quantiser.variance_ = float(state["variance"][0])
@@ -272,21 +304,25 @@ class ResidualKMeans:
         if not hasattr(self, "mean_squared_residuals_"):
             raise ConfigError("the residual k-means is not fitted", fix="call fit or from_state first")
 
-    def _fit_level(self, residuals: np.ndarray, level: int, progress: Progress | None) -> tuple[np.ndarray, float]:
-        """The codebook of a level, and the mean squared residual after it; takes the codebook off the residuals."""
+    def _fit_level(
+        self, residuals: np.ndarray, level: int, on_gpu: bool, progress: Progress | None
+    ) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """Codebook and prices of a level, the mean squared residual after it; takes the codebook off the residuals."""
         best_error, best = np.inf, None
         for restart in range(self.num_restarts):
             initial = self._initial(residuals, level, restart)
-            codebook = _lloyd(residuals, initial, self.num_iterations)
-            codes = _assign(residuals, codebook)
+            codebook, prices = _lloyd(residuals, initial, self.num_iterations, on_gpu), None
+            if self.balance is not None:
+                codebook, prices = balanced_codebook(residuals, codebook, self.balance)
+            codes = _assign(residuals, codebook, prices)
             error = _mean_squared(residuals, codebook, codes)
             if best is None or error < best_error:
-                best_error, best = error, (codebook, codes)
+                best_error, best = error, (codebook, prices, codes)
             if progress is not None:
                 done = level * self.num_restarts + restart + 1
                 progress("residual k-means", done, len(self.codebook_sizes) * self.num_restarts)
         assert best is not None  # num_restarts >= 1
-        codebook, codes = best
+        codebook, prices, codes = best
         for rows in row_chunks(residuals):
             residuals[rows] -= codebook[codes[rows]]
         num_dead = len(codebook) - len(np.unique(codes))
@@ -295,7 +331,7 @@ class ResidualKMeans:
             *(level + 1, len(self.codebook_sizes), best_error, num_dead, len(codebook), len(codes)),
             f", which are few: below {_FEW} a code" if len(codes) < _FEW * len(codebook) else "",
         )
-        return codebook, best_error
+        return codebook, prices, best_error
 
     def _initial(self, residuals: np.ndarray, level: int, restart: int) -> np.ndarray:
         size = self.codebook_sizes[level]
@@ -329,8 +365,8 @@ class ResidualKMeans:
         return LastLevelErrors(vectors, codes, rest, self.codebooks_[-1], float(self.mean_squared_residuals_[-1]))
 
 
-def _lloyd(vectors: np.ndarray, initial: np.ndarray, num_iterations: int) -> np.ndarray:
-    """FAISS k-means on all the vectors, from given centroids."""
+def _lloyd(vectors: np.ndarray, initial: np.ndarray, num_iterations: int, on_gpu: bool) -> np.ndarray:
+    """FAISS k-means on all the vectors, from given centroids; on all GPUs or on the CPU."""
     import faiss  # a third of a second, not at the start of every command
 
     kmeans = faiss.Kmeans(
@@ -342,23 +378,25 @@ def _lloyd(vectors: np.ndarray, initial: np.ndarray, num_iterations: int) -> np.
         max_points_per_centroid=len(vectors),
         min_points_per_centroid=1,
         verbose=False,
-        gpu=False,
+        gpu=on_gpu,  # True is all of them, and so is 1, which equals it
     )
     kmeans.train(vectors, init_centroids=np.ascontiguousarray(initial))
     return np.array(kmeans.centroids, dtype=np.float32)
 
 
-def _assign(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+def _assign(vectors: np.ndarray, codebook: np.ndarray, prices: np.ndarray | None) -> np.ndarray:
     codes = np.empty(len(vectors), dtype=np.int32)
     for rows in chunks(len(vectors), vectors.shape[1] + len(codebook)):
-        codes[rows] = nearest_codes(vectors[rows], codebook)
+        codes[rows] = nearest_codes(vectors[rows], codebook, prices)
     return codes
 
 
 def _mean_squared(vectors: np.ndarray, codebook: np.ndarray | None = None, codes: np.ndarray | None = None) -> float:
     """Mean of the squared norms, in float64, after the codebook is taken off."""
-    total = 0.0
+    total, squares = 0.0, np.empty(0)
     for rows in row_chunks(vectors):
         chunk = vectors[rows] if codebook is None or codes is None else vectors[rows] - codebook[codes[rows]]
-        total += float(np.square(chunk, dtype=np.float64).sum())
+        if squares.shape != chunk.shape:
+            squares = np.empty(chunk.shape)  # once, for all chunks but the last: fresh memory is slow
+        total += float(np.square(chunk, dtype=np.float64, out=squares).sum())
     return total / len(vectors)

@@ -359,6 +359,7 @@ class RqVaeQuantizer:
             max_points_per_centroid=_POINTS,
             centre=False,
             seed=fold_in(self.options.seed, _KMEANS),
+            device="cpu",
         )
         model.initialise(kmeans.fit(np.concatenate(latents).astype(np.float32)).codebooks_)
 

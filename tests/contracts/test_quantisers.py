@@ -26,6 +26,8 @@ FACTORIES = {
     "residual_kmeans_sampled": lambda: ResidualKMeans(codebook_sizes=SIZES, max_points_per_centroid=4, num_restarts=2),
     "residual_kmeans_not_centred": lambda: ResidualKMeans(codebook_sizes=SIZES, centre=False, seed=7),
     "residual_kmeans_whitened": lambda: ResidualKMeans(codebook_sizes=SIZES, whiten=0.9),
+    "residual_kmeans_balanced": lambda: ResidualKMeans(codebook_sizes=SIZES, balance=1.2),
+    "residual_kmeans_balanced_whitened": lambda: ResidualKMeans(codebook_sizes=SIZES, balance=1.5, whiten=0.95),
     "product": lambda: ProductQuantizer(codebook_sizes=(8, 8, 8), num_rotations=5),
     "product_not_rotated": lambda: ProductQuantizer(codebook_sizes=(8, 8, 8), rotate=False, seed=3),
     "faiss_residual": lambda: FaissResidualQuantizer(codebook_sizes=(8, 4, 4), num_iterations=5),

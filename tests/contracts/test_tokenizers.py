@@ -30,6 +30,7 @@ HERE: dict[str, Any] = {"embeddings": Path("e")}
 SECTIONS = {
     "residual_kmeans": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6)),
     "residual_kmeans_whitened": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6), whiten=0.9),
+    "residual_kmeans_balanced": training.ResidualKMeansTokenizer(**HERE, codebook_sizes=(8, 6, 3), balance=1.5),
     "product": training.ProductTokenizer(**HERE, codebook_sizes=(8, 8, 8), num_rotations=5),
     "faiss_residual": training.FaissResidualTokenizer(**HERE, codebook_sizes=(8, 4), beam_width=3),
     "rqvae": training.RqVaeTokenizer(
@@ -154,7 +155,7 @@ class TestFitted:
                     for code in range(everywhere.shape[1])
                 ]
                 np.testing.assert_allclose(everywhere[item], expected, rtol=1e-4)
-            few = np.array([[2, 0], [1, 1], [3, 2]])
+            few = np.array([[2, 0], [1, 1], [0, 2]])
             np.testing.assert_allclose(errors(np.array([9, 4, 9]), few), everywhere[[[9], [4], [9]], few], rtol=1e-6)
             monkeypatch.setattr(assignment, "_CHUNK_NUMBERS", 500)
             np.testing.assert_allclose(all_errors(errors, everywhere.shape[1]), everywhere, rtol=1e-6)
@@ -165,11 +166,16 @@ class TestFitted:
         assert mean == pytest.approx(own.mean_error, rel=1e-3)
 
     def test_no_other_last_code_is_nearer(self, fitted) -> None:
-        """Exactly where levels are greedy; a beam compares all last codes of its last prefix, by rounded distances."""
+        """Exactly where levels are greedy; a beam compares all last codes of its last prefix, by rounded distances.
+
+        Balanced codes cost their prices beside the distance.
+        """
         section, quantiser = fitted
         vectors = np.concatenate([vectors_of(200), vectors_of(300, seed=3)])
         codes = quantiser.encode(vectors)
         errors = all_errors(quantiser.last_level_errors(vectors, codes), section.codebook_sizes[-1])
+        if getattr(section, "balance", None) is not None:
+            errors = errors + quantiser.prices_[-1]
         rounding = np.zeros(len(vectors))
         if section.name == "faiss_residual":
             rounding = 2.0**-18 * np.square(vectors - quantiser.mean_).sum(axis=1)

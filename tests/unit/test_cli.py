@@ -115,3 +115,4 @@ def test_doctor_reports_the_machine() -> None:
     assert facts["python"] == sys.version.split()[0]
     assert facts["packages"]["polars"]
     assert facts["missing"] == []
+    assert facts["faiss_gpus"] >= 0

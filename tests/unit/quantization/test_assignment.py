@@ -9,9 +9,9 @@ from threadpoolctl import threadpool_limits
 from genrec.quantization.assignment import chunks, nearest_codes
 
 
-def brute_force(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+def brute_force(vectors: np.ndarray, codebook: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
     difference = vectors[:, None].astype(np.float64) - codebook[None]
-    return np.square(difference).sum(axis=2).argmin(axis=1)
+    return (np.square(difference).sum(axis=2) + bias).argmin(axis=1)
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,6 +37,25 @@ def test_ties_go_to_the_lower_code(seed, width, num_codes) -> None:
     rng = np.random.default_rng(seed)
     vectors, codebook = (rng.integers(-2, 3, (n, width)).astype(np.float32) for n in (50, num_codes))
     np.testing.assert_array_equal(nearest_codes(vectors, codebook), brute_force(vectors, codebook))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 40),
+    num_codes=st.integers(1, 30),
+    exponent=st.integers(-30, 30),
+    grid=st.booleans(),
+)
+def test_a_bias_is_added_to_the_squared_distance(seed, width, num_codes, exponent, grid) -> None:
+    """From none that matters to one that decides alone; on a grid most sums are tied, and exact."""
+    rng = np.random.default_rng(seed)
+    vectors, codebook = rng.standard_normal((50, width)), rng.standard_normal((num_codes, width))
+    bias = rng.random(num_codes) * 2.0**exponent
+    if grid:
+        vectors, codebook, bias = (np.round(array) for array in (vectors, codebook, bias))
+    vectors, codebook, bias = (array.astype(np.float32) for array in (vectors, codebook, bias))
+    np.testing.assert_array_equal(nearest_codes(vectors, codebook, bias), brute_force(vectors, codebook, bias))
 
 
 def test_neighbouring_floats_are_told_apart() -> None:

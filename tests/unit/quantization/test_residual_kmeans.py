@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from genrec.embeddings import rows
 from genrec.embeddings.tfidf import embed_tfidf
 from genrec.errors import ConfigError, DataError
+from genrec.quantization import assignment
 from genrec.quantization.diagnostics import check_gates, health, health_rows
+from genrec.quantization.faiss_training import num_gpus, uses_gpu
 from genrec.quantization.residual_kmeans import ResidualKMeans
 
 
@@ -101,11 +105,12 @@ def test_the_number_of_threads_does_not_matter(initialisation) -> None:
     assert not same(ResidualKMeans(**parameters, seed=1).fit(vectors), alone)
 
 
-def test_powers_of_two_scale_out() -> None:
+@pytest.mark.parametrize("balance", [None, 1.2])
+def test_powers_of_two_scale_out(balance: float | None) -> None:
     vectors = normal(500, 12)
-    quantiser = ResidualKMeans(codebook_sizes=(16, 16)).fit(vectors)
+    quantiser = ResidualKMeans(codebook_sizes=(16, 16), balance=balance).fit(vectors)
     for scale in (np.float32(2.0**30), np.float32(2.0**-20)):
-        scaled = ResidualKMeans(codebook_sizes=(16, 16)).fit(vectors * scale)
+        scaled = ResidualKMeans(codebook_sizes=(16, 16), balance=balance).fit(vectors * scale)
         np.testing.assert_array_equal(scaled.encode(vectors * scale), quantiser.encode(vectors))
         np.testing.assert_array_equal(scaled.codebooks_[1], quantiser.codebooks_[1] * scale)
 
@@ -130,6 +135,64 @@ def test_memory_maps_and_chunks(tmp_path) -> None:
     for attempt in (ResidualKMeans(**parameters).fit, quantiser.encode):
         with pytest.raises(DataError, match="not finite in row 8499"):
             attempt(broken)
+
+
+@pytest.mark.parametrize("options", [{}, {"whiten": 0.9}, {"balance": 1.5}], ids=["plain", "whitened", "balanced"])
+def test_memory_is_that_of_the_sample(options: dict[str, Any], tmp_path, monkeypatch) -> None:
+    """25.6 MB of vectors in a file, 820 kB in the sample; traced is all that NumPy allocates."""
+    vectors = np.lib.format.open_memmap(tmp_path / "v.npy", mode="w+", dtype=np.float32, shape=(100_000, 64))
+    vectors[:] = normal(1000, 64)[np.arange(100_000) % 1000] + np.linspace(0, 1, 100_000, dtype=np.float32)[:, None]
+    monkeypatch.setattr(rows, "_CHUNK_BYTES", 2**18)
+    monkeypatch.setattr(assignment, "_CHUNK_NUMBERS", 2**16)
+    quantiser = ResidualKMeans(codebook_sizes=(16, 8), max_points_per_centroid=200, num_iterations=2, **options)
+    quantiser.fit(vectors)  # imports are memory too
+    tracemalloc.start()
+    try:
+        quantiser.fit(vectors)
+        in_fit = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        codes = quantiser.encode(vectors)
+        in_encode = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert in_fit < 0.3 * vectors.nbytes
+    assert in_encode < codes.nbytes + 0.1 * vectors.nbytes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"), [((1024, 512, 256), {}), ((16, 100, 3), {}), ((64, 20, 100), {"balance": 1.5})]
+)
+def test_levels_of_different_sizes(sizes: tuple[int, ...], options: dict[str, Any]) -> None:
+    vectors = normal(2500, 16)
+    quantiser = ResidualKMeans(codebook_sizes=sizes, num_iterations=3, **options).fit(vectors)
+    codes = quantiser.encode(vectors)
+    assert [book.shape for book in quantiser.codebooks_] == [(size, 16) for size in sizes]
+    assert all(len(np.unique(column)) > 0.9 * size for column, size in zip(codes.T, sizes, strict=True))
+    assert (np.diff([quantiser.variance_, *quantiser.mean_squared_residuals_]) < 0).all()
+    restored = ResidualKMeans.from_state(quantiser.state())
+    assert restored.codebook_sizes == sizes
+    np.testing.assert_array_equal(restored.encode(vectors), codes)
+
+
+def test_k_means_runs_where_it_is_told() -> None:
+    assert [uses_gpu("auto", number) for number in (0, 1, 8)] == [False, True, True]
+    assert [uses_gpu("cpu", number) for number in (0, 1)] == [False, False]
+    assert uses_gpu("gpu", 2)
+    with pytest.raises(ConfigError, match=r"FAISS sees no GPU .*found 0 GPUs\); set tokenizer.device=cpu"):
+        uses_gpu("gpu", 0)
+    with pytest.raises(ConfigError, match=r"wrong device .*expected auto, cpu, gpu, found tpu"):
+        uses_gpu("tpu", 1)
+
+
+@pytest.mark.skipif(num_gpus() > 0, reason="FAISS sees a GPU")
+def test_without_a_gpu(caplog) -> None:
+    vectors = normal(100, 4)
+    with caplog.at_level(logging.INFO):
+        automatic = ResidualKMeans(codebook_sizes=(4, 4)).fit(vectors)
+    assert "k-means on 100 vectors, on the CPU" in caplog.text
+    assert same(ResidualKMeans(codebook_sizes=(4, 4), device="cpu").fit(vectors), automatic)
+    with pytest.raises(ConfigError, match="FAISS sees no GPU"):
+        ResidualKMeans(codebook_sizes=(4, 4), device="gpu").fit(vectors)
 
 
 def test_the_sample_bounds_the_work() -> None:
@@ -244,6 +307,7 @@ def test_a_failed_fit_leaves_the_former() -> None:
         ({"num_restarts": 0}, "wrong num_restarts"),
         ({"max_points_per_centroid": 0}, "wrong max_points_per_centroid"),
         ({"initialisation": "best"}, "expected plus_plus or random, found best"),
+        ({"device": "tpu"}, "expected auto, cpu, gpu, found tpu"),
         ({"seed": -1}, "seed is out of range"),
     ],
 )
