@@ -92,6 +92,7 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     """Runs the commands of a recipe in order, and leaves out those whose configuration and inputs are as last time."""
     stages = _Stages(config.output)
     start = _initial(config.train)
+    aligned = _collaborative(config.tokenize)
     raw = _raw_files(config.prepare)
     dataset = stages.run("prepare", config.prepare, config.prepare.output, raw, prepare, progress)
     inputs = {"dataset": dataset.identity}
@@ -99,7 +100,8 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
         embeddings = stages.run("embed", config.embed, config.embed.output, inputs, embed, progress)
         table_inputs = {**inputs, "embeddings": embeddings.identity}
     else:
-        table_inputs = inputs
+        table_inputs = dict(inputs)
+    table_inputs |= aligned
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
     stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
@@ -196,6 +198,12 @@ class _Stages:
 def _initial(config: training.TrainConfig) -> dict[str, str]:
     """What to start training from; looked for before the work that comes earlier."""
     return {} if config.initial is None else {"initial": load_artifact(config.initial, verify=False).identity}
+
+
+def _collaborative(config: training.TokenizeConfig) -> dict[str, str]:
+    """What the codes are aligned with; likewise."""
+    folder = getattr(config.tokenizer, "collaborative", None)
+    return {} if folder is None else {"collaborative": load_artifact(folder, verify=False).identity}
 
 
 def _raw_files(config: schema.PrepareConfig) -> dict[str, str]:

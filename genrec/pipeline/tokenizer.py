@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from genrec.artifacts import Artifact
 from genrec.config import training
 from genrec.config.load import to_plain
@@ -17,6 +19,7 @@ from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
+from genrec.training.rqvae import RqVaeQuantizer
 
 
 def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
@@ -36,7 +39,12 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         embeddings, vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
         parents["embeddings"] = embeddings
         quantiser = build_quantiser(config.tokenizer)
-        codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
+        if isinstance(quantiser, RqVaeQuantizer):
+            collaborative = _collaborative(config.tokenizer, dataset.artifact, parents)
+            quantiser.fit(vectors, progress=progress, collaborative=collaborative)
+        else:
+            quantiser.fit(vectors, progress=progress)
+        codes = quantiser.encode(vectors, progress=progress)
         codebooks = quantiser.state()
         if isinstance(quantiser, ResidualKMeans):
             assert isinstance(config.tokenizer, training.ResidualKMeansTokenizer)
@@ -74,6 +82,14 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         (_health_table(config, found, ids, report),),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
     )
+
+
+def _collaborative(section: Any, dataset: Artifact, parents: dict[str, Artifact]) -> np.ndarray | None:
+    """The vectors that the codes are aligned with, if any, which become a parent of the table."""
+    if section.collaborative is None:
+        return None
+    parents["collaborative"], vectors = load_embeddings(section.collaborative, dataset)
+    return vectors
 
 
 def _health_table(

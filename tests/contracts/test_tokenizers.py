@@ -32,6 +32,19 @@ SECTIONS = {
     "rqvae": training.RqVaeTokenizer(
         **HERE, codebook_sizes=(8, 6), latent_width=4, hidden=(16,), epochs=30, batch_size=64, accelerator="cpu"
     ),
+    "rqvae_cosine": training.RqVaeTokenizer(
+        **HERE,
+        codebook_sizes=(8, 6),
+        latent_width=4,
+        hidden=(16,),
+        epochs=15,
+        batch_size=64,
+        learning_rate=3e-3,
+        distance="cosine",
+        codebook_update="gradient",
+        diversity_weight=1e-4,
+        accelerator="cpu",
+    ),
 }
 CASES = pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS.keys())
 
