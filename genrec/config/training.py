@@ -48,6 +48,7 @@ class RqVaeTokenizer:
     latent_width: int = key("width of the codebooks", 32, minimum=1)
     hidden: tuple[int, ...] = key("hidden widths of the encoder; the decoder's in reverse", (512, 256), minimum=1)
     epochs: int = key("passes over the items", 40, minimum=1)
+    pretrain_epochs: int = key("first passes without codes; their latents give the codebooks", 2, minimum=0)
     batch_size: int = key("items a step, at most", 256, minimum=1)
     learning_rate: float = key(
         "of Adam, the highest: it rises for a twentieth of the steps, then falls", 3e-3, minimum=0

@@ -46,7 +46,8 @@ class RqVaeQuantizer:
     (or the argmin for directions, with `distance="cosine"`; everything else is the same);
     e^ = mean + scale g(B_1[c_1] + ..). Where we deviate: the input is centred and divided by one number, the root mean
     square of its coordinates, so that losses are shares of the variance and the rate need not follow the embeddings'
-    scale; and the codebooks begin as residual k-means of the latents of the untrained encoder.
+    scale; encoder and decoder first train alone, and the codebooks begin as residual k-means of the latents they then
+    have; and the learning rate falls along a cosine.
 
     The order of the batches is a function of (seed, epoch), and nothing else in training is random: the same vectors,
     options and seed give the same weights bit by bit on one CPU. There are no checkpoints: an interrupted training
@@ -63,7 +64,8 @@ class RqVaeQuantizer:
         mean_squared_residuals_: float64 [L], mean of |r_l|^2 after each level on the fitted set, in the latent space:
             squared norms, not divided by D.
         history_: a record an epoch: epoch, loss and its parts (reconstruction: a share of the variance), collision_rate
-            and for each level used, dead, perplexity, reseeded. They describe the assignments that training made, while
+            and for each level used, dead, perplexity, reseeded; epochs before the codebooks begin have no more than
+            epoch, loss and reconstruction. They describe the assignments that training made, while
             the weights moved. Not part of `state`.
     """
 
@@ -105,6 +107,9 @@ class RqVaeQuantizer:
         squares = [np.square(vectors[rows] - centre, dtype=np.float64).sum() for rows in row_chunks(vectors)]
         variance = float(sum(squares)) / len(vectors)
         checks.check_spread(variance, mean)
+        different = checks.distinct_rows(vectors, np.arange(len(vectors)), self.codebook_sizes[0])
+        if len(different) < self.codebook_sizes[0]:  # k-means would say so too, but after the first epochs
+            raise checks.too_few(0, self.codebook_sizes, f"{len(different)} different vectors")
         stream = _Stream(vectors, centre, float(np.sqrt(variance / vectors.shape[1])), collaborative, self.options)
         self._train(stream, progress)
         self.mean_squared_residuals_ = self._errors(vectors)
@@ -276,7 +281,6 @@ class RqVaeQuantizer:
             by_direction=self._by_direction,
             generator=torch.Generator().manual_seed(fold_in(options.seed, _WEIGHTS)),
         )
-        self._initialise(model, stream)
         task = TokenizerTask(
             model,
             num_items=len(stream.vectors),
@@ -288,6 +292,13 @@ class RqVaeQuantizer:
             letter=_letter(options, stream.collaborative),
         )
         stream.epoch = lambda: task.current_epoch
+        start = LambdaCallback(
+            on_train_epoch_start=lambda trainer, _: (
+                task.start(self._first_codebooks(model, stream))
+                if trainer.current_epoch == options.pretrain_epochs
+                else None
+            )
+        )
         told = LambdaCallback(
             on_train_epoch_end=lambda trainer, _: progress and progress("rqvae", len(task.history) + 1, options.epochs)
         )
@@ -295,7 +306,7 @@ class RqVaeQuantizer:
             max_epochs=options.epochs,
             accelerator=options.accelerator,
             devices=1,
-            callbacks=[told],
+            callbacks=[start, told],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -314,21 +325,19 @@ class RqVaeQuantizer:
             what = "the weights of the RQ-VAE are not finite after the last step"
             raise TrainingError(what, fix="lower tokenizer.learning_rate, or rescale the embeddings")
 
-    def _initialise(self, model: RqVae, stream: _Stream) -> None:
-        """Codebooks: residual k-means on the latents that the untrained encoder gives a sample of the vectors."""
+    def _first_codebooks(self, model: RqVae, stream: _Stream) -> list[np.ndarray]:
+        """Residual k-means on the latents that the encoder gives a sample of the vectors."""
         size = min(len(stream.vectors), _POINTS * max(self.codebook_sizes))
         rows = generator(self.options.seed, _SAMPLE).choice(len(stream.vectors), size, replace=False, shuffle=False)
         encoder, seed = _layers(model.encoder), fold_in(self.options.seed, _KMEANS)
         parts = [_forward(stream.gather(part), encoder) for part in np.array_split(np.sort(rows), -(-size // 8192))]
         latents = np.concatenate(parts).astype(np.float32)
         if self._by_direction:
-            codebooks = first_codebooks(latents, self.codebook_sizes, max_points_per_centroid=_POINTS, seed=seed)
-        else:
-            kmeans = ResidualKMeans(
-                codebook_sizes=self.codebook_sizes, max_points_per_centroid=_POINTS, centre=False, seed=seed
-            )
-            codebooks = kmeans.fit(latents).codebooks_
-        model.initialise(codebooks)
+            return first_codebooks(latents, self.codebook_sizes, max_points_per_centroid=_POINTS, seed=seed)
+        kmeans = ResidualKMeans(
+            codebook_sizes=self.codebook_sizes, max_points_per_centroid=_POINTS, centre=False, seed=seed
+        )
+        return kmeans.fit(latents).codebooks_
 
 
 class _Stream:

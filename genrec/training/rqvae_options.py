@@ -22,6 +22,8 @@ class RqVaeOptions:
         latent_width: D, width of the codebooks.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         epochs: passes over the vectors.
+        pretrain_epochs: the first of them, in which encoder and decoder train alone; then the codebooks begin as
+            residual k-means of their latents. X
         batch_size: largest batch; those of an epoch are equal up to one vector.
         learning_rate: of Adam, constant.
         beta: weight of the commitment.
@@ -49,6 +51,7 @@ class RqVaeOptions:
     latent_width: int = 32
     hidden: Sequence[int] = (512, 256)
     epochs: int = 40
+    pretrain_epochs: int = 2
     batch_size: int = 256
     learning_rate: float = 3e-3
     beta: float = 0.25
@@ -75,6 +78,7 @@ class RqVaeOptions:
             ),
             ("hidden", min(self.hidden, default=1) >= 1, "widths of at least 1"),
             *((name, getattr(self, name) >= 1, "at least 1") for name in whole),
+            ("pretrain_epochs", 0 <= self.pretrain_epochs < self.epochs, f"0 or more, below epochs {self.epochs}"),
             ("learning_rate", 0 < self.learning_rate < np.inf, "a positive number"),
             ("beta", 0 <= self.beta < np.inf, "0 or more"),
             ("distance", self.distance in DISTANCES, " or ".join(DISTANCES)),

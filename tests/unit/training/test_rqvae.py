@@ -13,7 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from genrec.errors import ConfigError, DataError, TrainingError
 from genrec.quantization.rqvae import RqVae
-from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer, _Stream
+from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer, _forward, _Stream
 from genrec.training.tokenizer_task import TokenizerTask
 
 TINY = RqVaeOptions(
@@ -21,6 +21,7 @@ TINY = RqVaeOptions(
     latent_width=4,
     hidden=(12,),
     epochs=4,
+    pretrain_epochs=1,
     batch_size=32,
     learning_rate=1e-2,
     codebook_update="gradient",
@@ -53,7 +54,7 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_a_planted_mixture_is_recovered_without_dead_codes(update):
     vectors, first, second = planted()
     options = replace(TINY, codebook_sizes=(16, 16), latent_width=24, hidden=(), epochs=60, batch_size=256)
-    options = replace(options, learning_rate=2e-2, codebook_update=update)
+    options = replace(options, pretrain_epochs=0, learning_rate=2e-2, codebook_update=update)
     quantiser = RqVaeQuantizer(options).fit(vectors)
     codes = quantiser.encode(vectors)
     assert normalized_mutual_info_score(first, codes[:, 0]) > 0.99
@@ -145,7 +146,10 @@ def test_the_record_of_an_epoch_and_the_progress():
     quantiser = RqVaeQuantizer(TINY).fit(normal(100), progress=lambda *state: told.append(state))
     assert told == [("rqvae", epoch, 4) for epoch in range(1, 5)]
     assert [record["epoch"] for record in quantiser.history_] == [1, 2, 3, 4]
-    for record in quantiser.history_:
+    free, *quantised = quantiser.history_
+    assert free.keys() == {"epoch", "loss", "reconstruction"}
+    assert free["loss"] == pytest.approx(free["reconstruction"])
+    for record in quantised:
         total = record["reconstruction"] + record["codebook"] + record["commitment"]
         assert record["loss"] == pytest.approx(total)
         assert record["commitment"] == pytest.approx(0.25 * record["codebook"])
@@ -162,8 +166,8 @@ def test_dead_codes_come_to_life_unless_they_are_left_alone():
     for every in (0, 1):
         options = replace(TINY, codebook_sizes=(30, 30), epochs=8, learning_rate=3e-2, reseed_every=every)
         history = RqVaeQuantizer(options).fit(vectors).history_
-        dead[every] = sum(level["dead"] for record in history[1:] for level in record["levels"])
-        reseeded = [sum(level["reseeded"] for level in record["levels"]) for record in history]
+        dead[every] = sum(level["dead"] for record in history[2:] for level in record["levels"])
+        reseeded = [sum(level["reseeded"] for level in record["levels"]) for record in history[1:]]
         assert (sum(reseeded) > 0) == (every > 0)
         assert reseeded[-1] == 0, "not after the last epoch"
     assert dead[1] < dead[0]
@@ -208,6 +212,7 @@ def test_what_cannot_be_trained_is_refused():
         ("hidden", (0,)),
         ("latent_width", 0),
         ("epochs", 0),
+        ("pretrain_epochs", 4),
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("beta", -0.1),
@@ -230,7 +235,6 @@ def test_options_out_of_range_are_refused(name, value):
 def test_the_moving_averages_of_the_task_follow_its_codebooks():
     random = torch.Generator().manual_seed(0)
     model = RqVae(width=6, latent_width=4, hidden=(), codebook_sizes=(5,), learn_codebooks=False, generator=random)
-    model.initialise([normal(5, seed=2, width=4)])
     task = TokenizerTask(
         model,
         num_items=40,
@@ -240,6 +244,7 @@ def test_the_moving_averages_of_the_task_follow_its_codebooks():
         ema_decay=0.9,
         reseed_every=1,
     )
+    task.start([normal(5, seed=2, width=4)])
     vectors = torch.from_numpy(normal(40))
     task.training_step({"vectors": vectors, "rows": torch.arange(40)}, 0)
     latents, codes = model.encoder(vectors).detach(), torch.from_numpy(task.codes[:, 0]).long()
@@ -263,6 +268,26 @@ def test_by_direction_residuals_shrink_from_level_to_level():
     assert error < 0.1
 
 
+@pytest.mark.parametrize("pretrain_epochs", [0, 2])
+def test_codebooks_begin_as_residual_kmeans_of_the_latents_that_they_find(pretrain_epochs):
+    """At a rate of next to nothing the latents stay, and so do codebooks by gradient."""
+    options = replace(TINY, epochs=3, pretrain_epochs=pretrain_epochs, learning_rate=1e-9, reseed_every=0)
+    quantiser = RqVaeQuantizer(options).fit(normal(100))
+    assert ["levels" in record for record in quantiser.history_] == [epoch >= pretrain_epochs for epoch in range(3)]
+    latents = np.concatenate([latents for _, latents in quantiser._residuals(normal(100))])
+    residuals = latents
+    for level, codebook in enumerate(quantiser.codebooks_):
+        codes = quantiser.encode(normal(100))[:, level]
+        means = np.stack([residuals[codes == code].mean(axis=0) for code in range(len(codebook))])
+        np.testing.assert_allclose(codebook, means, atol=1e-4)
+        residuals = residuals - codebook[codes]
+    inputs = (normal(100) - quantiser.mean_) / quantiser.scale_
+    sums = {True: latents, False: latents - residuals}  # without codes, and the sum of the codes
+    for record in quantiser.history_:
+        decoded = _forward(sums["levels" not in record], quantiser.decoder_)
+        assert record["reconstruction"] == pytest.approx(np.square(inputs - decoded).mean(), rel=1e-4)
+
+
 def test_alignment_draws_the_codes_to_the_collaborative_vectors():
     """Two groups that the vectors hardly know of; items without a collaborative vector do not matter."""
     group = np.arange(200) % 2
@@ -277,7 +302,7 @@ def test_alignment_draws_the_codes_to_the_collaborative_vectors():
         shared.append(normalized_mutual_info_score(group, quantiser.encode(vectors)[:, 0]))
         assert ("alignment" in quantiser.history_[-1]) == (target is not None)
     assert shared[1] > shared[0] + 0.2
-    assert quantiser.history_[-1]["alignment"] < quantiser.history_[0]["alignment"]
+    assert quantiser.history_[-1]["alignment"] < quantiser.history_[1]["alignment"]
     again = RqVaeQuantizer.from_state(quantiser.state())  # holds nothing of the alignment
     np.testing.assert_array_equal(again.encode(vectors), quantiser.encode(vectors))
 
