@@ -47,7 +47,7 @@ class RqVaeQuantizer:
     e^ = mean + scale g(B_1[c_1] + ..). Where we deviate: the input is centred and divided by one number, the root mean
     square of its coordinates, so that losses are shares of the variance and the rate need not follow the embeddings'
     scale; encoder and decoder first train alone, and the codebooks begin as residual k-means of the latents they then
-    have; and the learning rate falls along a cosine.
+    have; and the learning rate rises and falls (`tokenizer_task.rate`).
 
     The order of the batches is a function of (seed, epoch), and nothing else in training is random: the same vectors,
     options and seed give the same weights bit by bit on one CPU. There are no checkpoints: an interrupted training
@@ -64,9 +64,9 @@ class RqVaeQuantizer:
         mean_squared_residuals_: float64 [L], mean of |r_l|^2 after each level on the fitted set, in the latent space:
             squared norms, not divided by D.
         history_: a record an epoch: epoch, loss and its parts (reconstruction: a share of the variance), collision_rate
-            and for each level used, dead, perplexity, reseeded; epochs before the codebooks begin have no more than
-            epoch, loss and reconstruction. They describe the assignments that training made, while
-            the weights moved. Not part of `state`.
+            and for each level used, dead, perplexity, reseeded; before the codebooks begin, epoch, loss and
+            reconstruction alone. They describe the assignments that training made, while the weights moved. Not part of
+            `state`.
     """
 
     encoder_: Layers
@@ -376,7 +376,13 @@ class _Stream:
 def _check_collaborative(vectors: np.ndarray, num_items: int, weight: float) -> None:
     if not weight:
         fix = "set tokenizer.alignment_weight=0.02, or tokenizer.collaborative=null"
-        raise ConfigError("collaborative vectors for an alignment of weight 0", fix=fix)
+        raise ConfigError(
+            "collaborative vectors for an alignment of weight 0",
+            where="tokenizer.alignment_weight",
+            expected="a positive number",
+            found=weight,
+            fix=fix,
+        )
     checks.check_shape(vectors)
     if len(vectors) != num_items:
         raise DataError("collaborative vectors of other items", expected=f"{num_items} rows", found=len(vectors))

@@ -17,15 +17,22 @@ DISTANCES = ("l2", "cosine")  # a state has the position
 class RqVaeOptions:
     """How an RQ-VAE is built and trained.
 
+    The defaults are for codes that live and tell items apart. Measured on Beauty (12,101 items, all-MiniLM-L6-v2, seeds
+    0, 1, 2): every code of every level used, at most 9 of 256 unused in any epoch, collisions 1.6 to 1.8 %. What they
+    cannot mend is embeddings that hardly tell items apart: of Beauty's TF-IDF vectors (128 wide) more than half have
+    another within 5 % of the variance, and four levels leave 13 to 16 % collisions, residual k-means 18 %.
+
     Attributes:
-        codebook_sizes: K_l of each level, each at least 2.
+        codebook_sizes: K_l of each level, each at least 2. Four levels: the last one parts near neighbours.
         latent_width: D, width of the codebooks.
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
-        epochs: passes over the vectors.
+        epochs: passes over the vectors. More of them leave less error and a few more collisions, since the latents go
+            on to widen (at a constant rate, 10 left 53 % of the variance and 0.7 % collisions, 60 37 % and 1.3 %).
         pretrain_epochs: the first of them, in which encoder and decoder train alone; then the codebooks begin as
-            residual k-means of their latents. X
+            residual k-means of their latents. With 0 they begin on the untrained encoder's, which run away from them
+            within an epoch: at the first level all but 5 to 12 of 256 codes died, and had to be re-seeded.
         batch_size: largest batch; those of an epoch are equal up to one vector.
-        learning_rate: of Adam, constant.
+        learning_rate: of Adam, the highest; it rises and falls (`tokenizer_task.rate`).
         beta: weight of the commitment.
         distance: what a level's code is nearest in: "l2", or "cosine", by direction (see `quantization.directional`).
         codebook_update: "gradient", or "ema" (moving averages of what a code gets). On the texts of Office and Beauty

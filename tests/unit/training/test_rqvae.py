@@ -31,8 +31,7 @@ VARIANTS = {
     "gradient": TINY,
     "ema": replace(TINY, codebook_update="ema", ema_decay=0.9),
     "sinkhorn": replace(TINY, sinkhorn="all", sinkhorn_iterations=5, seed=3),
-    "cosine": replace(TINY, distance="cosine"),
-    "cosine_ema": replace(TINY, distance="cosine", codebook_update="ema", ema_decay=0.9),
+    "cosine": replace(TINY, distance="cosine", codebook_update="ema", ema_decay=0.9),
     "diverse": replace(TINY, diversity_weight=1e-2),
 }
 
