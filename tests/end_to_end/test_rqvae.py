@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from genrec.artifacts import load_artifact
 from genrec.cli import app
+from genrec.config import training
 from genrec.pipeline.quantisers import load_quantiser
+from genrec.pipeline.run import _collaborative
 from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, table_identity
 
 RUNNER = CliRunner()
@@ -99,6 +101,11 @@ def test_collaborative_vectors_are_a_parent_that_encoding_does_not_need(folder: 
     artifact, ids = load_semantic_ids(tmp_path / "s")
     assert artifact.parents.keys() == {"dataset", "embeddings", "collaborative"}
     assert artifact.parents["collaborative"] == load_artifact(tmp_path / "c").identity
+    section = training.RqVaeTokenizer(embeddings=folder / "e", collaborative=tmp_path / "c")
+    config = training.TokenizeConfig(dataset=folder / "d", output=tmp_path / "s", tokenizer=section)
+    assert _collaborative(config) == {"collaborative": artifact.parents["collaborative"]}, (
+        "a recipe runs again with another"
+    )
     assert all(record["alignment"] > 0 for record in load_health(artifact)["training"][1:])
     assert found["table"] != works(*words(folder, tmp_path / "without"))["table"]
     shutil.rmtree(tmp_path / "c")
