@@ -19,7 +19,7 @@ from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import load_codebooks, load_health
 from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer
 
-NOT_THE_QUANTISERS = ("name", "embeddings", "collisions", "max_added_distortion", "reserve")
+NOT_THE_QUANTISERS = ("name", "embeddings", "collaborative", "collisions", "max_added_distortion", "reserve")
 
 
 class Quantiser(Protocol):

@@ -92,6 +92,7 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     """Runs the commands of a recipe in order, and leaves out those whose configuration and inputs are as last time."""
     stages = _Stages(config.output)
     start = _initial(config.train)
+    aligned = _collaborative(config.tokenize)
     raw = _raw_files(config.prepare)
     dataset = stages.run("prepare", config.prepare, config.prepare.output, raw, prepare, progress)
     inputs = {"dataset": dataset.identity}
@@ -100,7 +101,7 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
         table_inputs = {**inputs, "embeddings": embeddings.identity}
     else:
         table_inputs = dict(inputs)
-    table_inputs |= _id_files(config.tokenize)
+    table_inputs |= {**_id_files(config.tokenize), **aligned}
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
     stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
@@ -204,6 +205,12 @@ def _id_files(config: training.TokenizeConfig) -> dict[str, str]:
     section = config.tokenizer
     files = (section.path, section.item_map) if isinstance(section, training.ImportedTokenizer) else ()
     return {str(path): sha256_file(path) for path in files if path is not None and path.is_file()}
+
+
+def _collaborative(config: training.TokenizeConfig) -> dict[str, str]:
+    """What the codes are aligned with; likewise."""
+    folder = getattr(config.tokenizer, "collaborative", None)
+    return {} if folder is None else {"collaborative": load_artifact(folder, verify=False).identity}
 
 
 def _raw_files(config: schema.PrepareConfig) -> dict[str, str]:

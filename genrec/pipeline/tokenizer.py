@@ -26,6 +26,7 @@ from genrec.quantization.proxy import MAX_DEPTH, next_item_proxy, training_count
 from genrec.reports.figures import write_health_figures
 from genrec.semantic_ids.table import from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
+from genrec.training.rqvae import RqVaeQuantizer
 
 FIGURES = "figures"  # the folder inside of the artifact
 _TITLE = 48  # characters of a title that are shown
@@ -51,7 +52,12 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     else:
         assert vectors is not None
         quantiser = build_quantiser(config.tokenizer)
-        codes = quantiser.fit(vectors, progress=progress).encode(vectors, progress=progress)
+        if isinstance(quantiser, RqVaeQuantizer):
+            collaborative = _collaborative(config.tokenizer, dataset.artifact, parents)
+            quantiser.fit(vectors, progress=progress, collaborative=collaborative)
+        else:
+            quantiser.fit(vectors, progress=progress)
+        codes = quantiser.encode(vectors, progress=progress)
         codebooks, decode = quantiser.state(), quantiser.decode
         ids, report, moves = resolve_collisions(config.tokenizer, quantiser, vectors, codes)
         facts, rows = {**moves, **training_facts(quantiser)}, []
@@ -95,6 +101,14 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         notes=(f"figures with their data are in {config.output / FIGURES}",) if config.figures else (),
         next=f"genrec train dataset={config.dataset} semantic_ids={config.output} run=runs/{config.dataset.name}",
     )
+
+
+def _collaborative(section: Any, dataset: Artifact, parents: dict[str, Artifact]) -> np.ndarray | None:
+    """The vectors that the codes are aligned with, if any, which become a parent of the table."""
+    if section.collaborative is None:
+        return None
+    parents["collaborative"], vectors = load_embeddings(section.collaborative, dataset)
+    return vectors
 
 
 def _facts_of_histories(config: training.TokenizeConfig, dataset: Dataset, codes: np.ndarray) -> dict[str, Any]:

@@ -49,6 +49,23 @@ def squared_distances(residuals: Float[Tensor, "B D"], codebook: Float[Tensor, "
     return torch.addmm(lengths + codebook.square().sum(dim=1), residuals, codebook.T, alpha=-2)
 
 
+def directions(vectors: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
+    """Each row divided by its length; rows of zeros stay as they are.
+
+    >>> directions(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    lengths = vectors.norm(dim=1, keepdim=True)
+    return vectors / torch.where(lengths > 0, lengths, 1.0)
+
+
+def direction_distances(residuals: Float[Tensor, "B D"], codebook: Float[Tensor, "K D"]) -> Float[Tensor, "B K"]:
+    """|r / |r| - b / |b||^2 = 2 - 2 cos(r, b), the direction of zero being zero; 0 for all codes where r is zero."""
+    distances = squared_distances(directions(residuals), directions(codebook))
+    return distances * (residuals != 0).any(dim=1, keepdim=True)
+
+
 def nearest(distances: Float[Tensor, "B K"]) -> Int64[Tensor, " B"]:
     """The code of the smallest distance.
 
@@ -92,7 +109,11 @@ def balanced(distances: Float[Tensor, "B K"], *, epsilon: float = 0.003, iterati
 
 
 def quantise(
-    latents: Float[Tensor, "B D"], codebooks: Sequence[Float[Tensor, "_ D"]], assign: Sequence[Assign] | None = None
+    latents: Float[Tensor, "B D"],
+    codebooks: Sequence[Float[Tensor, "_ D"]],
+    assign: Sequence[Assign] | None = None,
+    *,
+    by_direction: bool = False,
 ) -> Quantised:
     """r_0 = z; q_l = B_l[c_l], r_l = r_{l-1} - sg[q_l] (docs/methods.md section 1).
 
@@ -100,11 +121,12 @@ def quantise(
         latents: z.
         codebooks: B_1 .. B_L.
         assign: how each level chooses among its codes; None: the nearest.
+        by_direction: choose by `direction_distances`; q stays the row as it is (see `quantization.directional`).
     """
     residual, codes, residuals, chosen = latents, [], [], []
     for level, codebook in enumerate(codebooks):
         with torch.no_grad():
-            distances = squared_distances(residual, codebook)
+            distances = (direction_distances if by_direction else squared_distances)(residual, codebook)
             codes.append((nearest if assign is None else assign[level])(distances))
         residuals.append(residual)
         chosen.append(F.embedding(codes[-1], codebook))  # its backward adds in a fixed order, that of indexing need not
@@ -163,7 +185,11 @@ def ema_update(
 
 
 def reseed(
-    codebook: Float[Tensor, "K D"], is_dead: Bool[Tensor, " K"], residuals: Float[Tensor, "B D"]
+    codebook: Float[Tensor, "K D"],
+    is_dead: Bool[Tensor, " K"],
+    residuals: Float[Tensor, "B D"],
+    *,
+    by_direction: bool = False,
 ) -> tuple[Float[Tensor, "K D"], Int64[Tensor, " k"]]:
     """Puts dead codes on the residuals that are farthest from the codes that live.
 
@@ -171,6 +197,7 @@ def reseed(
         codebook: B_l.
         is_dead: codes to replace.
         residuals: r_{l-1} of a batch.
+        by_direction: how far and how different they are is measured between directions.
 
     Returns:
         The new codebook, and the codes that were replaced: all dead ones, or the first of them if the batch has fewer
@@ -181,13 +208,17 @@ def reseed(
     ([0.0, 5.0, 1.0], [1, 2])
     """
     dead = is_dead.nonzero().squeeze(1)
-    alive = codebook[~is_dead]
+    alive, points = codebook[~is_dead], residuals
+    if by_direction:
+        alive, points = directions(alive), directions(points)
     # Differences, not the expanded square: whether a residual is a living code has to be exact.
-    errors = torch.cdist(residuals, alive, compute_mode="donot_use_mm_for_euclid_dist") if len(alive) else residuals
+    errors = torch.cdist(points, alive, compute_mode="donot_use_mm_for_euclid_dist") if len(alive) else points
     error = errors.amin(dim=1) if len(alive) else errors.norm(dim=1)
+    if by_direction:
+        error = error * (points != 0).any(dim=1)  # zero has no direction to give
     order = error.argsort(descending=True, stable=True)
     order = order[error[order] > 0]
-    first = np.unique(residuals[order].cpu().numpy(), axis=0, return_index=True)[1]
+    first = np.unique(points[order].cpu().numpy(), axis=0, return_index=True)[1]
     rows = order[torch.from_numpy(np.sort(first)).to(order.device)][: len(dead)]
     replaced = dead[: len(rows)]
     codebook = codebook.clone()
@@ -207,6 +238,7 @@ class RqVae(nn.Module):
         hidden: widths of the encoder's hidden layers; the decoder has them in reverse.
         codebook_sizes: K_l of each level.
         learn_codebooks: by gradient; otherwise they are set from outside.
+        by_direction: codes are chosen by direction (`quantise`).
         generator: of the first weights (He's normal initialisation; biases are zero).
     """
 
@@ -221,8 +253,10 @@ class RqVae(nn.Module):
         codebook_sizes: Sequence[int],
         learn_codebooks: bool,
         generator: torch.Generator,
+        by_direction: bool = False,
     ) -> None:
         super().__init__()
+        self.by_direction = by_direction
         self.encoder = _mlp((width, *hidden, latent_width), generator)
         self.decoder = _mlp((latent_width, *reversed(hidden), width), generator)
         self.codebooks = nn.ParameterList(
@@ -239,12 +273,19 @@ class RqVae(nn.Module):
 
     def forward(
         self, vectors: Float[Tensor, "B E"], assign: Sequence[Assign] | None = None
-    ) -> tuple[Float[Tensor, "B E"], Quantised]:
-        """e^ = g(z + sg[sum_l q_l - z]) with z = f(e), and the codes on the way."""
+    ) -> tuple[Float[Tensor, "B E"], Float[Tensor, "B D"], Quantised]:
+        """e^ = g(z^); z^ = z + sg[sum_l q_l - z] with z = f(e); and the codes on the way."""
         assert self.is_initialised, "initialise comes first"
         latents = self.encoder(vectors)
-        quantised = quantise(latents, list(self.codebooks), assign)
-        return self.decoder(straight_through(latents, quantised)), quantised
+        quantised = self.quantise(latents, assign=assign)
+        through = straight_through(latents, quantised)
+        return self.decoder(through), through, quantised
+
+    def quantise(
+        self, latents: Float[Tensor, "B D"], *, levels: int | None = None, assign: Sequence[Assign] | None = None
+    ) -> Quantised:
+        """`quantise` by the first codebooks; None: by all."""
+        return quantise(latents, list(self.codebooks)[:levels], assign, by_direction=self.by_direction)
 
 
 def _mlp(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:

@@ -32,6 +32,13 @@ _STYLE = {
     "grid.color": "#E6E6E6",
     "legend.frameon": False,
 }
+_PARTS = {  # of a loss: colour and dashes
+    "reconstruction": (FOUND, "-"),
+    "codebook": (BAD, "--"),
+    "commitment": ("#009E73", "-."),
+    "alignment": ("#CC79A7", ":"),
+    "diversity": (FAINT, ":"),
+}
 _WIDTH = 7.2  # of all figures, in inches; so are heights and margins
 _OCTAVES = 3  # colours of the heat map end at 8 times even use, and at 1/8 of it
 
@@ -279,29 +286,39 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     """The curves of a tokenizer's training: parts of the loss, collisions, used codes.
 
     Args:
-        epochs: epoch, loss, reconstruction, codebook, commitment, collision_rate, and levels with used and dead.
+        epochs: epoch, loss and those of its parts that there are (see `_PARTS`); from the first epoch with codes on also
+            collision_rate, and levels with used and dead.
     """
     figure = _figure(6.0, right=1.3, bottom=0.5)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
-    at = [epoch["epoch"] for epoch in epochs]
-    parts = ("reconstruction", "codebook", "commitment")
-    for part, colour, dashes in zip(parts, (FOUND, BAD, "#009E73"), ("-", "--", "-."), strict=True):
-        top.plot(at, [epoch[part] for epoch in epochs], dashes, color=colour, label=part)
+    with_codes = [epoch for epoch in epochs if "levels" in epoch]
+    at = [epoch["epoch"] for epoch in with_codes]
+    parts = [part for part in _PARTS if any(part in epoch for epoch in epochs)]
+    for part in parts:
+        curve = [(epoch["epoch"], epoch[part]) for epoch in epochs if part in epoch]
+        colour, dashes = _PARTS[part]
+        top.plot(*zip(*curve, strict=True), dashes, color=colour, label=part)
     top.set_yscale("log")
-    _legend(top, "Parts of the loss (logarithmic)", "mean squared")
-    middle.plot(at, [100 * epoch["collision_rate"] for epoch in epochs], color=BAD)
+    _legend(
+        top, "Parts of the loss (logarithmic)", "mean squared, or weighted nats" if len(parts) > 3 else "mean squared"
+    )
+    middle.plot(at, [100 * epoch["collision_rate"] for epoch in with_codes], color=BAD)
     middle.set_ylim(0)
     _legend(middle, "Collision rate of the codes that training assigned", "% of the items")
-    num_levels = len(epochs[0]["levels"])
+    num_levels = len(with_codes[0]["levels"]) if with_codes else 0
     for level in range(num_levels):
-        shares = [100 * _used_share(epoch["levels"][level]) for epoch in epochs]
+        shares = [100 * _used_share(epoch["levels"][level]) for epoch in with_codes]
         colour = _shade(level, num_levels)
         bottom.plot(at, shares, color=colour, label=f"level {level + 1}", ls=("-", "--", "-.", ":")[level % 4])
     bottom.set_ylim(0, 105)
     _legend(bottom, "Codes that had an item in the epoch", "% of the codes")
     bottom.set_xlabel("epoch")
-    columns = ("epoch", "loss", *parts, "collision_rate", *(f"used_level_{level + 1}" for level in range(num_levels)))
-    rows = [(*(epoch[name] for name in columns[:6]), *(level["used"] for level in epoch["levels"])) for epoch in epochs]
+    known = ("epoch", "loss", *parts, "collision_rate")
+    columns = (*known, *(f"used_level_{level + 1}" for level in range(num_levels)))
+    rows = []
+    for epoch in epochs:
+        used = [level["used"] for level in epoch["levels"]] if "levels" in epoch else [None] * num_levels
+        rows.append((*(epoch.get(name) for name in known), *used))
     return Chart(figure, columns, rows)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,7 @@ FACTORIES = {
     "faiss_residual": lambda: FaissResidualQuantizer(codebook_sizes=(8, 4, 4), num_iterations=5),
     "faiss_residual_greedy": lambda: FaissResidualQuantizer(codebook_sizes=(8, 4, 2), beam_width=1),
     "rqvae": lambda: RqVaeQuantizer(RQVAE),
+    "rqvae_cosine": lambda: RqVaeQuantizer(replace(RQVAE, distance="cosine")),
 }
 
 

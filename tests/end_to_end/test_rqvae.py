@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from genrec.artifacts import load_artifact
 from genrec.cli import app
+from genrec.config import training
 from genrec.pipeline.quantisers import load_quantiser
+from genrec.pipeline.run import _collaborative
 from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, table_identity
 
 RUNNER = CliRunner()
@@ -44,7 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(folder: Path, output: Path, *more: str) -> list[str]:
     small = ["tokenizer.codebook_sizes=[12,8]", "tokenizer.hidden=[24]", "tokenizer.latent_width=8"]
-    short = ["tokenizer.epochs=5", "tokenizer.batch_size=32", "tokenizer.accelerator=cpu"]
+    short = [
+        "tokenizer.epochs=5",
+        "tokenizer.pretrain_epochs=1",
+        "tokenizer.batch_size=32",
+        "tokenizer.accelerator=cpu",
+    ]
     gates = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0", "figures=false"]
     tokenizer = ["tokenizer=rqvae", f"tokenizer.embeddings={folder}/e", *small, *short, *gates]
     return ["tokenize", f"dataset={folder}/d", f"output={output}", *tokenizer, *more]
@@ -58,7 +67,7 @@ def test_tables_hold_what_later_items_need_and_the_curves(folder: Path, tmp_path
     health = load_health(artifact)
     assert [record["epoch"] for record in health["training"]] == [1, 2, 3, 4, 5]
     assert {"loss", "reconstruction", "codebook", "commitment", "collision_rate", "levels"} <= set(
-        health["training"][0]
+        health["training"][1]
     )
     assert health["tokenizer"]["name"] == "rqvae"
     assert [level["unexplained"] is not None for level in health["levels"]] == [True, True]
@@ -79,10 +88,45 @@ def test_the_same_seed_gives_the_same_table(folder: Path, tmp_path: Path) -> Non
             "b": (),
             "c": ("tokenizer.seed=1",),
             "d": ("tokenizer.codebook_update=gradient",),
+            "e": ("tokenizer.distance=cosine",),
         }.items()
     }
     assert tables["a"] == tables["b"]
-    assert len(set(tables.values())) == 3
+    assert len(set(tables.values())) == 4
+
+
+def test_collaborative_vectors_are_a_parent_that_encoding_does_not_need(folder: Path, tmp_path: Path) -> None:
+    works("embed", "embedding=cooccurrence", "embedding.dimensions=6", f"dataset={folder}/d", f"output={tmp_path}/c")
+    aligned = [f"tokenizer.collaborative={tmp_path}/c", "tokenizer.alignment_weight=1"]
+    found = works(*words(folder, tmp_path / "s", *aligned))
+    artifact, ids = load_semantic_ids(tmp_path / "s")
+    assert artifact.parents.keys() == {"dataset", "embeddings", "collaborative"}
+    assert artifact.parents["collaborative"] == load_artifact(tmp_path / "c").identity
+    section = training.RqVaeTokenizer(embeddings=folder / "e", collaborative=tmp_path / "c")
+    config = training.TokenizeConfig(dataset=folder / "d", output=tmp_path / "s", tokenizer=section)
+    assert _collaborative(config) == {"collaborative": artifact.parents["collaborative"]}, (
+        "a recipe runs again with another"
+    )
+    assert all(record["alignment"] > 0 for record in load_health(artifact)["training"][1:])
+    assert found["table"] != works(*words(folder, tmp_path / "without"))["table"]
+    shutil.rmtree(tmp_path / "c")
+    vectors = np.load(folder / "e" / "vectors.npy")
+    np.testing.assert_array_equal(load_quantiser(artifact).encode(vectors), ids.codes[:, :2])
+
+
+def test_collaborative_vectors_of_another_dataset_are_refused(folder: Path, tmp_path: Path) -> None:
+    works("prepare", "synthetic", "source.num_users=60", "source.seed=9", f"output={tmp_path}/d")
+    works("embed", "embedding=cooccurrence", "embedding.dimensions=6", f"dataset={tmp_path}/d", f"output={tmp_path}/c")
+    error = fails(*words(folder, tmp_path / "s", f"tokenizer.collaborative={tmp_path}/c"), code=5)
+    assert "another 'dataset'" in error
+    error = fails(*words(folder, tmp_path / "s", f"tokenizer.collaborative={folder}/d"), code=3)
+    assert "embeddings" in error
+    weightless = [f"tokenizer.collaborative={folder}/e", "tokenizer.alignment_weight=0"]
+    assert "alignment of weight 0" in fails(*words(folder, tmp_path / "s", *weightless), code=2)
+    assert "codebook_update=gradient" in fails(
+        *words(folder, tmp_path / "s", "tokenizer.diversity_weight=1e-4"), code=2
+    )
+    assert not (tmp_path / "s").exists()
 
 
 def test_it_ends_with_the_code_of_what_went_wrong(folder: Path, tmp_path: Path) -> None:

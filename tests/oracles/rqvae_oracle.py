@@ -71,3 +71,35 @@ def moving_average(
         if mine:
             codebook[code] = sums[code] / counts[code]
     return codebook, counts, sums
+
+
+def cosine_codes(latents: np.ndarray, codebooks: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of the largest cosine, and what is left after the last level."""
+    codes, rests = np.zeros((len(latents), len(codebooks)), dtype=np.int64), latents.copy()
+    for row, rest in enumerate(rests):
+        for level, codebook in enumerate(codebooks):
+            cosines = [float(rest @ code / np.sqrt((rest @ rest) * (code @ code))) for code in codebook]
+            codes[row, level] = int(np.argmax(cosines))
+            rest -= codebook[codes[row, level]]
+    return codes, rests
+
+
+def alignment(quantised: np.ndarray, collaborative: np.ndarray) -> tuple[float, np.ndarray]:
+    """InfoNCE over the items with a vector, pair by pair; and its derivative by the quantised embeddings."""
+    known = [row for row in range(len(quantised)) if collaborative[row].any()]
+    total, gradient = 0.0, np.zeros_like(quantised)
+    for row in known:
+        weights = {other: np.exp(quantised[row] @ collaborative[other]) for other in known}
+        total -= np.log(weights[row] / sum(weights.values())) / len(known)
+        expected = sum(weights[other] * collaborative[other] for other in known) / sum(weights.values())
+        gradient[row] = (expected - collaborative[row]) / len(known)
+    return float(total), gradient
+
+
+def diversity(codebook: np.ndarray, codes: np.ndarray, partners: np.ndarray) -> float:
+    """Towards the partner, against all codes but the own one."""
+    total = 0.0
+    for code, partner in zip(codes, partners, strict=True):
+        others = [np.exp(codebook[code] @ codebook[other]) for other in range(len(codebook)) if other != code]
+        total -= np.log(np.exp(codebook[code] @ codebook[partner]) / sum(others)) / len(codes)
+    return float(total)

@@ -132,6 +132,15 @@ def test_reseeding_replaces_the_dead_codes_alone():
     assert torch.equal(codebook, normal(0, 6, 3)), "the old one is left alone"
 
 
+def test_reseeding_by_direction_looks_at_directions_alone():
+    codebook = torch.tensor([[1.0, 0.0], [5.0, 5.0], [7.0, 7.0]])
+    residuals = torch.tensor([[90.0, 1.0], [0.0, 0.1], [0.0, 3.0], [0.0, 0.0]])
+    new, replaced = reseed(codebook, torch.tensor([False, True, True]), residuals, by_direction=True)
+    assert replaced.tolist() == [1, 2], "one direction of the two residuals that share it, and no zero"
+    assert new.tolist()[0] == [1.0, 0.0]
+    np.testing.assert_allclose(new[1:], [[0.0, 0.1], [90.0, 1.0]])
+
+
 def test_reseeding_never_makes_two_codes_of_one_residual():
     codebook = torch.tensor([[1.0], [0.0], [0.0]])
     residuals = torch.tensor([[1.0], [7.0], [7.0], [1.0]])
@@ -159,10 +168,11 @@ def test_the_module_starts_from_given_codebooks_and_says_so_in_its_state():
     other.load_state_dict(model.state_dict())
     assert other.is_initialised
     vectors = normal(9, B, E).float()
-    decoded, quantised = other(vectors)
+    decoded, through, quantised = other(vectors)
     hidden = F.relu(F.linear(vectors, model.encoder[0].weight, model.encoder[0].bias))
     hidden = F.relu(F.linear(hidden, model.encoder[2].weight, model.encoder[2].bias))
     latents = F.linear(hidden, model.encoder[4].weight, model.encoder[4].bias)
     codes, _, total = oracle.quantise(latents.detach().double().numpy(), [book.astype(np.float64) for book in books])
     np.testing.assert_array_equal(quantised.codes, codes)
+    torch.testing.assert_close(through, torch.from_numpy(total).float())
     torch.testing.assert_close(decoded, model.decoder(torch.from_numpy(total).float()))

@@ -45,6 +45,7 @@ def make(num_items: int = 300) -> dict[str, Any]:
         }
         for epoch in range(1, 5)
     ]
+    epochs = [{"epoch": 0, "loss": 4.0, "reconstruction": 4.0}, *epochs]  # before there were codes
     return {**report, "proxy": next_item_proxy(train, prefix_indices(codes)), "training": epochs}
 
 
@@ -87,7 +88,7 @@ def test_the_data_beside_the_figures_are_those_of_the_report(report: dict[str, A
     ]
     purity = read(folder / "purity.csv")
     assert float(purity[2]["found"]) == report["purity"]["last"]["depths"][0]["nmi"]
-    assert [row["used_level_1"] for row in read(folder / "training.csv")] == ["16", "17", "18", "19"]
+    assert [row["used_level_1"] for row in read(folder / "training.csv")] == ["", "16", "17", "18", "19"]
 
 
 def test_figures_are_whole_and_speak(folder: Path) -> None:

@@ -13,7 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from genrec.errors import ConfigError, DataError, TrainingError
 from genrec.quantization.rqvae import RqVae
-from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer, _Stream
+from genrec.training.rqvae import RqVaeOptions, RqVaeQuantizer, _forward, _Stream
 from genrec.training.tokenizer_task import TokenizerTask
 
 TINY = RqVaeOptions(
@@ -21,6 +21,7 @@ TINY = RqVaeOptions(
     latent_width=4,
     hidden=(12,),
     epochs=4,
+    pretrain_epochs=1,
     batch_size=32,
     learning_rate=1e-2,
     codebook_update="gradient",
@@ -30,6 +31,8 @@ VARIANTS = {
     "gradient": TINY,
     "ema": replace(TINY, codebook_update="ema", ema_decay=0.9),
     "sinkhorn": replace(TINY, sinkhorn="all", sinkhorn_iterations=5, seed=3),
+    "cosine": replace(TINY, distance="cosine", codebook_update="ema", ema_decay=0.9),
+    "diverse": replace(TINY, diversity_weight=1e-2),
 }
 
 
@@ -50,7 +53,7 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_a_planted_mixture_is_recovered_without_dead_codes(update):
     vectors, first, second = planted()
     options = replace(TINY, codebook_sizes=(16, 16), latent_width=24, hidden=(), epochs=60, batch_size=256)
-    options = replace(options, learning_rate=1e-2, codebook_update=update)
+    options = replace(options, pretrain_epochs=0, learning_rate=2e-2, codebook_update=update)
     quantiser = RqVaeQuantizer(options).fit(vectors)
     codes = quantiser.encode(vectors)
     assert normalized_mutual_info_score(first, codes[:, 0]) > 0.99
@@ -95,10 +98,19 @@ def test_a_saved_quantiser_encodes_alike(options):
         )
 
 
-def test_encoding_is_that_of_the_trained_module():
-    quantiser, vectors = RqVaeQuantizer(TINY).fit(normal(100)), normal(400, seed=1)
-    random = torch.Generator()
-    model = RqVae(width=6, latent_width=4, hidden=(12,), codebook_sizes=(8, 6), learn_codebooks=True, generator=random)
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+def test_encoding_is_that_of_the_trained_module(distance):
+    quantiser = RqVaeQuantizer(replace(TINY, distance=distance)).fit(normal(100))
+    vectors = normal(400, seed=1)
+    model = RqVae(
+        width=6,
+        latent_width=4,
+        hidden=(12,),
+        codebook_sizes=(8, 6),
+        learn_codebooks=True,
+        by_direction=distance == "cosine",
+        generator=torch.Generator(),
+    )
     model.initialise(quantiser.codebooks_)
     arrays = {"encoder": quantiser.encoder_, "decoder": quantiser.decoder_}
     with torch.no_grad():
@@ -106,14 +118,14 @@ def test_encoding_is_that_of_the_trained_module():
             for at, (weight, bias) in enumerate(layers):
                 getattr(model, name)[2 * at].weight.copy_(torch.from_numpy(weight))
                 getattr(model, name)[2 * at].bias.copy_(torch.from_numpy(bias))
-        decoded, quantised = model(torch.from_numpy((vectors - quantiser.mean_) / np.float32(quantiser.scale_)))
+        decoded, _, quantised = model(torch.from_numpy((vectors - quantiser.mean_) / np.float32(quantiser.scale_)))
     codes = quantiser.encode(vectors)
     np.testing.assert_array_equal(codes, quantised.codes)
     np.testing.assert_allclose(quantiser.decode(codes), quantiser.mean_ + quantiser.scale_ * decoded.numpy(), atol=1e-5)
 
 
 def test_every_epoch_has_every_item_once_in_an_order_of_its_own():
-    stream = _Stream(normal(50), np.zeros(6, dtype=np.float32), 1.0, options=replace(TINY, batch_size=16))
+    stream = _Stream(normal(50), np.zeros(6, dtype=np.float32), 1.0, normal(50, 1, 3), replace(TINY, batch_size=16))
     orders = []
     for epoch in (0, 1, 0):
         stream.epoch = lambda epoch=epoch: epoch
@@ -121,6 +133,9 @@ def test_every_epoch_has_every_item_once_in_an_order_of_its_own():
         assert [len(batch["rows"]) for batch in batches] == [13, 13, 12, 12]
         orders.append(torch.cat([batch["rows"] for batch in batches]).tolist())
         np.testing.assert_array_equal(torch.cat([batch["vectors"] for batch in batches]), normal(50)[orders[-1]])
+        np.testing.assert_array_equal(
+            torch.cat([batch["collaborative"] for batch in batches]), normal(50, 1, 3)[orders[-1]]
+        )
     assert sorted(orders[0]) == list(range(50))
     assert orders[0] == orders[2] != orders[1]
 
@@ -130,7 +145,10 @@ def test_the_record_of_an_epoch_and_the_progress():
     quantiser = RqVaeQuantizer(TINY).fit(normal(100), progress=lambda *state: told.append(state))
     assert told == [("rqvae", epoch, 4) for epoch in range(1, 5)]
     assert [record["epoch"] for record in quantiser.history_] == [1, 2, 3, 4]
-    for record in quantiser.history_:
+    free, *quantised = quantiser.history_
+    assert free.keys() == {"epoch", "loss", "reconstruction"}
+    assert free["loss"] == pytest.approx(free["reconstruction"])
+    for record in quantised:
         total = record["reconstruction"] + record["codebook"] + record["commitment"]
         assert record["loss"] == pytest.approx(total)
         assert record["commitment"] == pytest.approx(0.25 * record["codebook"])
@@ -147,8 +165,8 @@ def test_dead_codes_come_to_life_unless_they_are_left_alone():
     for every in (0, 1):
         options = replace(TINY, codebook_sizes=(30, 30), epochs=8, learning_rate=3e-2, reseed_every=every)
         history = RqVaeQuantizer(options).fit(vectors).history_
-        dead[every] = sum(level["dead"] for record in history[1:] for level in record["levels"])
-        reseeded = [sum(level["reseeded"] for level in record["levels"]) for record in history]
+        dead[every] = sum(level["dead"] for record in history[2:] for level in record["levels"])
+        reseeded = [sum(level["reseeded"] for level in record["levels"]) for record in history[1:]]
         assert (sum(reseeded) > 0) == (every > 0)
         assert reseeded[-1] == 0, "not after the last epoch"
     assert dead[1] < dead[0]
@@ -181,6 +199,8 @@ def test_what_cannot_be_trained_is_refused():
     for key in ("encoder.1.weight", "codebook.1", "decoder.0.bias"):
         with pytest.raises(DataError, match="damaged"):
             RqVaeQuantizer.from_state({**state, key: state[key][..., :2]})
+    with pytest.raises(DataError, match="'distance' of the RQ-VAE is damaged"):
+        RqVaeQuantizer.from_state({**state, "distance": np.array([2])})
 
 
 @pytest.mark.parametrize(
@@ -191,9 +211,13 @@ def test_what_cannot_be_trained_is_refused():
         ("hidden", (0,)),
         ("latent_width", 0),
         ("epochs", 0),
+        ("pretrain_epochs", 4),
         ("batch_size", 0),
         ("learning_rate", 0.0),
         ("beta", -0.1),
+        ("distance", "l1"),
+        ("alignment_weight", -1.0),
+        ("diversity_weight", np.inf),
         ("codebook_update", "sgd"),
         ("ema_decay", 1.0),
         ("sinkhorn", "first"),
@@ -210,7 +234,6 @@ def test_options_out_of_range_are_refused(name, value):
 def test_the_moving_averages_of_the_task_follow_its_codebooks():
     random = torch.Generator().manual_seed(0)
     model = RqVae(width=6, latent_width=4, hidden=(), codebook_sizes=(5,), learn_codebooks=False, generator=random)
-    model.initialise([normal(5, seed=2, width=4)])
     task = TokenizerTask(
         model,
         num_items=40,
@@ -220,6 +243,7 @@ def test_the_moving_averages_of_the_task_follow_its_codebooks():
         ema_decay=0.9,
         reseed_every=1,
     )
+    task.start([normal(5, seed=2, width=4)])
     vectors = torch.from_numpy(normal(40))
     task.training_step({"vectors": vectors, "rows": torch.arange(40)}, 0)
     latents, codes = model.encoder(vectors).detach(), torch.from_numpy(task.codes[:, 0]).long()
@@ -228,3 +252,75 @@ def test_the_moving_averages_of_the_task_follow_its_codebooks():
         mine = latents[codes == code]
         expected = (0.9 * start[code] + 0.1 * mine.sum(dim=0)) / (0.9 + 0.1 * len(mine)) if len(mine) else start[code]
         torch.testing.assert_close(model.codebooks[0][code].detach(), expected)
+
+
+def test_by_direction_residuals_shrink_from_level_to_level():
+    vectors, first, _ = planted()
+    options = replace(TINY, codebook_sizes=(16, 16), distance="cosine", latent_width=24, hidden=(), epochs=40)
+    options = replace(options, batch_size=250, learning_rate=2e-2, codebook_update="ema", ema_decay=0.9)
+    quantiser = RqVaeQuantizer(options).fit(vectors)
+    codes = quantiser.encode(vectors)
+    assert (np.diff(quantiser.mean_squared_residuals_) < 0).all()
+    assert [len(np.unique(column)) for column in codes.T] == [16, 16]
+    assert normalized_mutual_info_score(first, codes[:, 0]) > 0.9
+    error = np.square(vectors - quantiser.decode(codes)).mean() / np.square(vectors - vectors.mean(axis=0)).mean()
+    assert error < 0.1
+
+
+@pytest.mark.parametrize("pretrain_epochs", [0, 2])
+def test_codebooks_begin_as_residual_kmeans_of_the_latents_that_they_find(pretrain_epochs):
+    """At a rate of next to nothing the latents stay, and so do codebooks by gradient."""
+    options = replace(TINY, epochs=3, pretrain_epochs=pretrain_epochs, learning_rate=1e-9, reseed_every=0)
+    quantiser = RqVaeQuantizer(options).fit(normal(100))
+    assert ["levels" in record for record in quantiser.history_] == [epoch >= pretrain_epochs for epoch in range(3)]
+    latents = np.concatenate([latents for _, latents in quantiser._residuals(normal(100))])
+    residuals = latents
+    for level, codebook in enumerate(quantiser.codebooks_):
+        codes = quantiser.encode(normal(100))[:, level]
+        means = np.stack([residuals[codes == code].mean(axis=0) for code in range(len(codebook))])
+        np.testing.assert_allclose(codebook, means, atol=1e-4)
+        residuals = residuals - codebook[codes]
+    inputs = (normal(100) - quantiser.mean_) / quantiser.scale_
+    sums = {True: latents, False: latents - residuals}  # without codes, and the sum of the codes
+    for record in quantiser.history_:
+        decoded = _forward(sums["levels" not in record], quantiser.decoder_)
+        assert record["reconstruction"] == pytest.approx(np.square(inputs - decoded).mean(), rel=1e-4)
+
+
+def test_alignment_draws_the_codes_to_the_collaborative_vectors():
+    """Two groups that the vectors hardly know of; items without a collaborative vector do not matter."""
+    group = np.arange(200) % 2
+    vectors = normal(200, width=6)
+    vectors[:, 0] = 0.3 * (2 * group - 1)
+    collaborative = np.eye(5, dtype=np.float32)[group] * 3
+    collaborative[:20] = 0
+    options = replace(TINY, codebook_sizes=(4, 4), epochs=30, batch_size=50, learning_rate=3e-2, alignment_weight=1.0)
+    shared = []
+    for target in (None, collaborative):
+        quantiser = RqVaeQuantizer(options).fit(vectors, collaborative=target)
+        shared.append(normalized_mutual_info_score(group, quantiser.encode(vectors)[:, 0]))
+        assert ("alignment" in quantiser.history_[-1]) == (target is not None)
+    assert shared[1] > shared[0] + 0.2
+    assert quantiser.history_[-1]["alignment"] < quantiser.history_[1]["alignment"]
+    again = RqVaeQuantizer.from_state(quantiser.state())  # holds nothing of the alignment
+    np.testing.assert_array_equal(again.encode(vectors), quantiser.encode(vectors))
+
+
+def test_collaborative_vectors_that_cannot_be_used_are_refused():
+    wrong = normal(100, width=3)
+    wrong[7, 1] = np.nan
+    for vectors, message in (
+        (normal(99), "collaborative vectors of other items .*expected 100 rows.*found 99"),
+        (wrong, "not finite in row 7"),
+        (normal(100).astype(np.float64), "wrong shape or type"),
+    ):
+        with pytest.raises(DataError, match=message):
+            RqVaeQuantizer(TINY).fit(normal(100), collaborative=vectors)
+    with pytest.raises(ConfigError, match=r"alignment of weight 0.*tokenizer.collaborative=null"):
+        RqVaeQuantizer(replace(TINY, alignment_weight=0.0)).fit(normal(100), collaborative=normal(100))
+
+
+def test_diversity_needs_codebooks_by_gradient():
+    with pytest.raises(ConfigError, match=r"diversity.*tokenizer.codebook_update=gradient"):
+        replace(VARIANTS["ema"], diversity_weight=1e-4)
+    assert "diversity" in RqVaeQuantizer(VARIANTS["diverse"]).fit(normal(100)).history_[-1]
