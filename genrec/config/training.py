@@ -103,6 +103,14 @@ class ImportedTokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedTokenizer:
+    """The semantic IDs that items already have, by item id; the dataset is newer than they are."""
+
+    name: Literal["published"] = "published"
+    semantic_ids: Path = key("folder of the latest version of the semantic IDs")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatesSection:
     """What a table must be like before training hours are spent on it (exit code 4 otherwise)."""
 
@@ -119,7 +127,12 @@ class TokenizeConfig:
     output: Path = key("folder of the semantic IDs to write")
     overwrite: bool = key("replace an existing output", False)
     tokenizer: (
-        ResidualKMeansTokenizer | ProductTokenizer | FaissResidualTokenizer | RqVaeTokenizer | ImportedTokenizer
+        ResidualKMeansTokenizer
+        | ProductTokenizer
+        | FaissResidualTokenizer
+        | RqVaeTokenizer
+        | ImportedTokenizer
+        | PublishedTokenizer
     ) = key("where the codes come from")
     gates: GatesSection = key("limits on the health of the table", GatesSection)
 
@@ -222,6 +235,10 @@ class RecommendConfig:
 
     dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
     recommender: Path = key("folder of a recommender")
+    semantic_ids: Path | None = key(
+        "folder of a later version of its semantic IDs, whose items are recommended; null: those it was trained on",
+        None,
+    )
     output: Path = key("Parquet file to write: user_id, rank, item_id, score")
     overwrite: bool = key("replace an existing output", False)
     histories: Path | None = key(

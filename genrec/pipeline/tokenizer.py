@@ -11,6 +11,7 @@ from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import DataError
+from genrec.pipeline.catalogue import republish
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
 from genrec.pipeline.quantisers import build_quantiser, training_facts
 from genrec.quantization.diagnostics import check_gates, health, health_rows
@@ -21,6 +22,8 @@ from genrec.terminal import Outcome, Progress, Table
 
 def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     """Writes a semantic_ids artifact, unless a gate fails; its health is checked first."""
+    if isinstance(config.tokenizer, training.PublishedTokenizer):
+        return republish(config, config.tokenizer)
     dataset = Dataset.load(config.dataset)
     parents: dict[str, Artifact] = {"dataset": dataset.artifact}
     categories = dataset.items["categories"].to_list()

@@ -55,11 +55,12 @@ def drift(
 ) -> dict[str, Any]:
     """Errors of later items beside those of the fitted ones, plain JSON types.
 
-    Two readings. Against the fitted items: how much larger the errors are, level by level. Codebooks know the items
-    that they were fitted on by heart, the more so the more codes there are for each, so even items of the same kind
-    have a ratio above one. Against nothing: `unexplained`, the share of their squared distance from the fitted mean
-    that is left after the codes. It needs no such allowance: it is below one for items of the catalogue's kind, and one
-    or more where the codes say nothing of them.
+    How to read it. Codebooks know the items that they were fitted on by heart, the more so the fewer items there are
+    for each code, and residual levels more than the first: on Office (2,420 items, 3 x 256 codes) random items that
+    were held out of the fit have 2.6 times the error of the fitted ones after three levels, but 1.3 times after the
+    first, where held-out categories have 2.2 to 4.9 times. So the ratio of the *first* level is what to judge by. The
+    second reading needs no fitted items: `unexplained`, the share of the items' squared distance from the fitted mean
+    that is left after the codes, is one or more where these say nothing of them.
 
     Args:
         fitted: float32 [N, E], what the quantiser was fitted on.

@@ -52,7 +52,7 @@ class Placement:
     added: Float64[np.ndarray, " M"]
 
 
-def append(
+def append_items(
     version: Version,
     item_ids: Sequence[str],
     codes: np.ndarray,
@@ -79,15 +79,15 @@ def append(
     >>> from genrec.semantic_ids.table import build_semantic_ids
     >>> table, _ = build_semantic_ids(np.array([[0], [1], [0]]), (2,))
     >>> first = Version(["a", "b", "c"], table, [], np.empty((0, 2), dtype=np.int32))
-    >>> second, _ = append(retire(first, ["c"]), ["e", "d"], np.array([[0], [1]]))
+    >>> second, _ = append_items(retire_items(first, ["c"]), ["e", "d"], np.array([[0], [1]]))
     >>> second.item_ids, second.table.codes.tolist()
     (['a', 'b', 'd', 'e'], [[0, 0], [1, 0], [1, 1], [0, 2]])
-    >>> third, _ = append(second, [], np.empty((0, 1), dtype=np.int32), returning=["c"])
+    >>> third, _ = append_items(second, [], np.empty((0, 1), dtype=np.int32), returning=["c"])
     >>> third.item_ids[-1], third.table.codes[-1].tolist(), third.retired_ids
     ('c', [0, 1], [])
     """
-    order = np.argsort(np.array(item_ids, dtype=object), kind="stable")
-    names = [item_ids[row] for row in order]
+    order = np.array(sorted(range(len(item_ids)), key=item_ids.__getitem__), dtype=np.int64)
+    names = sorted(item_ids)
     taken = np.concatenate([version.table.codes, version.retired_codes])
     by_order = None if errors is None else lambda items, last: errors(order[items], last)
     placed = place_items(codes[order], names, version.table, taken, errors=by_order, mean_error=mean_error)
@@ -107,7 +107,7 @@ def append(
     return after, Placement(placed.codes[given], placed.is_moved[given], placed.added[given])
 
 
-def retire(version: Version, item_ids: Sequence[str]) -> Version:
+def retire_items(version: Version, item_ids: Sequence[str]) -> Version:
     """The next version, without some of its items; their codes are kept and never given to others.
 
     Raises:
@@ -243,7 +243,7 @@ def _move(
 
 
 def _without_own(bucket: np.ndarray, num_taken: int, own: np.ndarray) -> np.ndarray:
-    """New items that cannot have the quantiser's codes, ascending: somebody has them, or a closer new item gets them."""
+    """New items that cannot have the quantiser's codes, ascending: they are taken, or a closer new item has them."""
     mine = bucket[num_taken:]
     is_taken = np.zeros(bucket.max() + 1, dtype=bool)
     is_taken[bucket[:num_taken]] = True

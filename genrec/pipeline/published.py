@@ -1,0 +1,142 @@
+"""Versions of published semantic IDs on disk: the first one, whose rows are a dataset's items, and those after it.
+
+A later version is a semantic_ids artifact of the same table identity, with `retired.parquet` (item_id, codes, the
+version in which the item went) and, unless its rows are those of a dataset again, `items.parquet` (row i of the codes
+belongs to its row i: the item's description and the version that added it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genrec.artifacts import Artifact, check_parent, load_artifact
+from genrec.data.dataset import Dataset
+from genrec.data.schema import ITEMS
+from genrec.errors import ArtifactError
+from genrec.semantic_ids.table import ITEMS as ITEMS_FILE
+from genrec.semantic_ids.table import load_codebooks, load_semantic_ids, save_semantic_ids
+from genrec.semantic_ids.versions import Version
+
+RETIRED_FILE = "retired.parquet"
+CODEBOOKS_FILE = "codebooks.safetensors"
+DESCRIPTION = tuple(name for name in ITEMS if name != "item_index")
+_ORIGIN = pl.UInt32
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """One version.
+
+    Attributes:
+        artifact: of it.
+        dataset: what the first rows came from.
+        number: 1 for a table as the tokenizer made it.
+        version: ids and codes.
+        items: item_id, title, brand, categories, description, text, and origin: the version that added it.
+        retired_in: the version in which each retired item went, by its id.
+    """
+
+    artifact: Artifact
+    dataset: Dataset
+    number: int
+    version: Version
+    items: pl.DataFrame
+    retired_in: Mapping[str, int]
+
+    @property
+    def has_codebooks(self) -> bool:
+        """Whether new items can be encoded: false for an imported table."""
+        return CODEBOOKS_FILE in self.artifact.files
+
+    @property
+    def codebooks(self) -> dict[str, np.ndarray] | None:
+        """The arrays of the quantiser, by name."""
+        return load_codebooks(self.artifact) if self.has_codebooks else None
+
+
+def load_published(path: Path, dataset: Dataset | None = None) -> Published:
+    """Reads a version.
+
+    Args:
+        path: its folder.
+        dataset: what it has to be made from; None: found where its manifest says.
+
+    Raises:
+        ArtifactError: it or its dataset is missing, corrupt or of another kind.
+        LineageError: it was made from another dataset.
+        DataError: its parts are of different lengths.
+    """
+    artifact, table = load_semantic_ids(path)
+    if dataset is None:
+        dataset = Dataset.load(artifact.parent_paths["dataset"])
+    check_parent(artifact, "dataset", dataset.artifact)
+    number = int(artifact.facts.get("version", 1))
+    if ITEMS_FILE in artifact.files:
+        items = pl.read_parquet(artifact.file(ITEMS_FILE))
+    else:
+        items = dataset.items.select(DESCRIPTION).with_columns(pl.lit(number, dtype=_ORIGIN).alias("origin"))
+    if len(items) != table.num_items:
+        raise ArtifactError("codes and items differ in number", where=path, expected=len(items), found=table.num_items)
+    retired = pl.DataFrame(schema={"item_id": pl.String, "codes": pl.List(pl.Int32), "version": _ORIGIN})
+    if RETIRED_FILE in artifact.files:
+        retired = pl.read_parquet(artifact.file(RETIRED_FILE))
+    names = retired["item_id"].to_list()
+    codes = np.array(retired["codes"].to_list(), dtype=np.int32).reshape(-1, table.num_levels)
+    version = Version(items["item_id"].to_list(), table, names, codes)
+    return Published(artifact, dataset, number, version, items, dict(zip(names, retired["version"], strict=True)))
+
+
+def save_version(
+    path: Path,
+    before: Published,
+    after: Version,
+    *,
+    items: pl.DataFrame | None,
+    change: Mapping[str, Any],
+    health: Mapping[str, Any],
+    dataset: Dataset | None = None,
+    overwrite: bool = False,
+) -> Artifact:
+    """Writes the version that comes after another.
+
+    Args:
+        path: folder to make.
+        before: the version that it descends from.
+        after: its ids and codes.
+        items: descriptions of the rows, with their origin; None: the rows are those of `dataset`.
+        change: JSON facts of what happened.
+        health: more of them, for health.json.
+        dataset: a newer one that the rows come from; None: as before.
+        overwrite: replace an artifact that is there.
+    """
+    parents = {"dataset": (dataset or before.dataset).artifact, "previous": before.artifact}
+    if "embeddings" in before.artifact.parents:
+        parents["embeddings"] = load_artifact(before.artifact.parent_paths["embeddings"], verify=False)
+        check_parent(before.artifact, "embeddings", parents["embeddings"])
+    number = before.number + 1
+    retired = pl.DataFrame(
+        {
+            "item_id": pl.Series(list(after.retired_ids), dtype=pl.String),
+            "codes": pl.Series(after.retired_codes.tolist(), dtype=pl.List(pl.Int32)),
+            "version": pl.Series([before.retired_in.get(name, number) for name in after.retired_ids], dtype=_ORIGIN),
+        }
+    )
+    files = {RETIRED_FILE: retired.write_parquet}
+    if items is not None:
+        files[ITEMS_FILE] = items.write_parquet
+    return save_semantic_ids(
+        path,
+        after.table,
+        parents=parents,
+        codebooks=before.codebooks,
+        health={"version": number, "change": dict(change), **health},
+        facts={"version": number, "change": dict(change), "num_retired": len(after.retired_ids)},
+        files=files,
+        overwrite=overwrite,
+    )
