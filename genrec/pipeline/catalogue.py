@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -40,6 +40,24 @@ from genrec.terminal import Outcome, Progress, Table
 MAX_FITTED = 100_000  # of the fitted items that drift is measured against
 
 
+class Encoded(NamedTuple):
+    """What the quantiser makes of new items.
+
+    Attributes:
+        codes: integers [M, l].
+        errors, mean_error: see `place_items`.
+        drift: see `drift`; None without items.
+    """
+
+    codes: np.ndarray
+    errors: Errors | None
+    mean_error: float
+    drift: dict[str, Any] | None
+
+
+_NOTHING = Encoded(np.empty((0, 0), dtype=np.int32), None, 0.0, None)
+
+
 def append(config: schema.CatalogueAppendConfig, *, progress: Progress) -> Outcome:
     """Gives new items semantic IDs by the codebooks there are, and says whether these still fit."""
     before = load_published(config.semantic_ids, _open(config.dataset))
@@ -50,25 +68,16 @@ def append(config: schema.CatalogueAppendConfig, *, progress: Progress) -> Outco
     names = described["item_id"].to_list()
     back = sorted(set(names) & set(before.version.retired_ids))
     fresh = described.filter(~pl.col("item_id").is_in(back))
-    found: dict[str, Any] | None = None
-    codes = np.empty((0, before.version.table.num_levels), dtype=np.int32)
-    errors, mean_error = None, 0.0
-    if len(fresh):
-        quantiser = _quantiser(before)
-        stored, vectors = _embed(config, before, fresh, progress)
-        codes = quantiser.encode(vectors, progress=progress)
-        found = drift(
-            _some_rows(stored),
-            vectors,
-            encode=quantiser.encode,
-            decode=quantiser.decode,
-            names=fresh["item_id"].to_list(),
-        )
-        _check_drift(found, config.drift)
-        errors, mean_error = last_level_errors(quantiser, vectors, codes)
+    encoded = _encode(config, before, fresh, progress) if len(fresh) else _NOTHING
     after, placed = append_items(
-        before.version, fresh["item_id"].to_list(), codes, returning=back, errors=errors, mean_error=mean_error
+        before.version,
+        fresh["item_id"].to_list(),
+        encoded.codes,
+        returning=back,
+        errors=encoded.errors,
+        mean_error=encoded.mean_error,
     )
+    found = encoded.drift
     number = before.number + 1
     new_rows = described.with_columns(pl.lit(number, dtype=before.items.schema["origin"]).alias("origin"))
     items = pl.concat([before.items, new_rows.sort("item_id")])
@@ -252,6 +261,24 @@ def _describe(given: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
     return build_items(given["item_id"], given, policy)[0].select(DESCRIPTION)
 
 
+def _encode(
+    config: schema.CatalogueAppendConfig, before: Published, fresh: pl.DataFrame, progress: Progress
+) -> Encoded:
+    """Raises GateError where the codebooks are not to be used any more."""
+    quantiser = _quantiser(before)
+    stored, vectors = _embed(config, before, fresh, progress)
+    codes = quantiser.encode(vectors, progress=progress)
+    found = drift(
+        _some_rows(stored),
+        vectors,
+        encode=quantiser.encode,
+        decode=quantiser.decode,
+        names=fresh["item_id"].to_list(),
+    )
+    _check_drift(found, config.drift)
+    return Encoded(codes, *last_level_errors(quantiser, vectors, codes), found)
+
+
 def _quantiser(before: Published) -> Quantiser:
     if not before.has_codebooks:
         raise DataError(
@@ -267,7 +294,8 @@ def _embed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the codebooks were fitted on, and the new items' vectors.
 
-    The embeddings may be of an older dataset than the table: codebooks stay when a newer one is published.
+    The embeddings may be of an older dataset than the table: codebooks stay when a newer one is published. Texts are
+    put together as they were there.
     """
     path = config.embeddings or Path(before.artifact.parent_paths["embeddings"])
     embeddings, stored = load_embeddings(path)
@@ -280,7 +308,7 @@ def _embed(
         embeddings,
         stored,
         dataset,
-        fresh,
+        _describe(fresh, dataset),
         vectors=config.vectors,
         vector_ids=config.vector_ids,
         progress=progress,

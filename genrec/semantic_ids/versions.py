@@ -69,7 +69,7 @@ def append_items(
     Args:
         version: of today.
         item_ids: M ids that the catalogue never had, distinct.
-        codes: integers [M, l], what the quantiser gave them.
+        codes: integers [M, l], what the quantiser gave them; any shape where M is 0.
         returning: retired ids that come back.
         errors, mean_error: see `place_items`.
 
@@ -157,17 +157,17 @@ def place_items(
     has_suffix = table.collisions in ("suffix", "reassign_or_suffix")
     num_levels = table.num_levels - has_suffix
     sizes = table.codebook_sizes[:num_levels]
-    placed = np.array(codes, dtype=np.int32).reshape(-1, num_levels)
-    added = np.zeros(len(placed))
-    if not len(placed):
+    added = np.zeros(len(codes))
+    if not len(codes):
         return Placement(np.empty((0, table.num_levels), dtype=np.int32), added > 0, added)
-    check_codes(placed, sizes, where="codes of the new items")
+    check_codes(codes, sizes, where="codes of the new items")
+    placed = np.array(codes, dtype=np.int32)
     if table.collisions.startswith("reassign"):
         assert errors is not None, "moves need errors"
         share = table.max_added_distortion
         limit = None if share is None else share * mean_error
         placed, added = _move(placed, names, sizes, taken[:, :num_levels], errors, limit)
-    is_moved = placed[:, -1] != np.asarray(codes)[:, -1]
+    is_moved = placed[:, -1] != codes[:, -1]
     if has_suffix:
         suffixes = _next_suffixes(placed, sizes, taken)
         _check_suffixes(suffixes, names, table)

@@ -279,7 +279,7 @@ def write_newer(road: Path, folder: Path) -> None:
     described = pl.concat([dataset.items.select(columns), new_items(road, ["w", "z"]).select(columns)])
     described.write_csv(folder / "items.csv")
     files = ["source.interactions=events.csv", "source.items=items.csv"]
-    no_core = ["filter.min_user_interactions=0", "filter.min_item_interactions=0"]
+    no_core = ["filter.min_user_interactions=0", "filter.min_item_interactions=0", "text.fields=[title]"]
     works("prepare", "source=table", *files, *no_core, f"raw_dir={folder}", f"output={folder}/newer")
 
 
@@ -307,6 +307,7 @@ def test_training_goes_on_with_published_ids_on_newer_data(road: Path, tmp_path:
     fifth = codes_of(load_published(tmp_path / "s5"))
     assert fifth["y"] == second["y"]
     assert fifth["xb"] not in second.values()
+    assert fifth["xb"][:3] == second["x"][:3]  # encoded from a text like those that the codebooks were fitted on
     served = load_served(tmp_path / "run" / "recommender", newer, tmp_path / "s5")
     assert served.item_ids[-2:] == ["xb", "y"]
     line = fails(
