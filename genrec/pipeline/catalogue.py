@@ -1,6 +1,6 @@
-"""``genrec catalogue append`` and ``retire``, and ``tokenizer=published``: a catalogue that changes without training.
+"""``genrec catalogue append`` and ``retire``: a catalogue that changes from day to day without training.
 
-Every one of them writes the next version of published semantic IDs. Codebooks and the IDs that items have stay, so the
+Both write the next version of published semantic IDs. Codebooks and the IDs that items have stay, so the
 recommender that was trained on an earlier version takes the later one as it is.
 """
 # N fitted vectors, M new items, L levels
@@ -8,34 +8,32 @@ recommender that was trained on an earlier version takes the later one as it is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import Artifact, check_parent
-from genrec.config import schema, training
+from genrec.artifacts import check_parent
+from genrec.config import schema
 from genrec.config.sources import ItemColumnsSection
 from genrec.data.dataset import Dataset
 from genrec.data.item_table import TextPolicy, build_items
-from genrec.data.overlap import match_rows
 from genrec.data.sources.tables import read_items
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError, DataError, GateError, MissingFileError, StorageError
+from genrec.pipeline.catalogue_tables import drift_table, version_summary, version_table
 from genrec.pipeline.new_vectors import embed_new_items
 from genrec.pipeline.published import DESCRIPTION, Published, load_published, save_version
 from genrec.pipeline.quantisers import Quantiser, load_quantiser
-from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.drift import drift
 from genrec.quantization.last_level import LastLevelErrors
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.seeding import generator
 from genrec.semantic_ids.collisions import Errors
-from genrec.semantic_ids.table import load_health
 from genrec.semantic_ids.versions import Placement, Version, append_items, retire_items, some_ids
-from genrec.terminal import Outcome, Progress, Table
+from genrec.terminal import Outcome, Progress
 
 MAX_FITTED = 100_000  # of the fitted items that drift is measured against
 
@@ -90,14 +88,14 @@ def append(config: schema.CatalogueAppendConfig, *, progress: Progress) -> Outco
         after,
         items=items,
         change=change,
-        health={"placing": placing, "drift": found, "tokenizer": _tokenizer(before)},
+        health={"placing": placing, "drift": found, "tokenizer": before.tokenizer},
         overwrite=config.overwrite,
     )
     warnings = _warnings(found, config.drift)
-    summary = {**_summary(config.output, artifact, after), **change, "placing": placing, "drift": found}
-    tables = [_version_table(config.output, number, summary)]
+    summary = {**version_summary(config.output, artifact, after), **change, "placing": placing, "drift": found}
+    tables = [version_table(config.output, number, summary)]
     if found is not None:
-        tables.append(_drift_table(found, dict(zip(fresh["item_id"], fresh["title"], strict=True))))
+        tables.append(drift_table(found, dict(zip(fresh["item_id"], fresh["title"], strict=True))))
     return Outcome(
         {**summary, "warnings": warnings}, tuple(tables), notes=tuple(warnings), next=_recommend_with(config.output)
     )
@@ -130,64 +128,12 @@ def retire(config: schema.CatalogueRetireConfig, *, progress: Progress) -> Outco
         after,
         items=items,
         change=change,
-        health={"tokenizer": _tokenizer(before)},
+        health={"tokenizer": before.tokenizer},
         overwrite=config.overwrite,
     )
-    summary = {**_summary(config.output, artifact, after), **change}
-    table = _version_table(config.output, before.number + 1, summary)
+    summary = {**version_summary(config.output, artifact, after), **change}
+    table = version_table(config.output, before.number + 1, summary)
     return Outcome(summary, (table,), next=_recommend_with(config.output))
-
-
-def republish(config: training.TokenizeConfig, tokenizer: training.PublishedTokenizer) -> Outcome:
-    """Gives the items of a newer dataset the semantic IDs that they have, so that training can go on with them.
-
-    Items that the dataset does not have keep theirs as retired ones; a retired item that it has is back.
-    """
-    before, dataset = load_published(tokenizer.semantic_ids), Dataset.load(config.dataset)
-    version = before.version
-    names = [*version.item_ids, *version.retired_ids]
-    codes = np.concatenate([version.table.codes, version.retired_codes])
-    rows = match_rows(dataset.item_ids, pl.Series(names, dtype=pl.String))
-    if (rows < 0).any():
-        missing = dataset.item_ids.filter(pl.Series(rows < 0)).to_list()
-        raise DataError(
-            f"{len(missing)} of {dataset.num_items} items of the dataset have no published semantic ID",
-            where=tokenizer.semantic_ids,
-            found=some_ids(missing),
-            fix="add them first: genrec catalogue append",
-        )
-    left = np.setdiff1d(np.arange(len(names)), rows)
-    table = replace(version.table, codes=codes[rows])
-    after = Version(dataset.item_ids.to_list(), table, [names[row] for row in left], codes[left])
-    back = [names[row] for row in sorted(rows[rows >= len(version.item_ids)].tolist())]
-    num_levels = table.num_levels - (table.collisions in ("suffix", "reassign_or_suffix"))
-    found = health(
-        table.codes[:, :num_levels],
-        table.codes,
-        codebook_sizes=table.codebook_sizes,
-        categories=dataset.items["categories"].to_list(),
-    )
-    check_gates(found, **asdict(config.gates))
-    change = {"name": "published", "returned": len(back), "retired": int((left < len(version.item_ids)).sum())}
-    artifact = save_version(
-        config.output,
-        before,
-        after,
-        items=None,
-        change=change,
-        health={**found, "tokenizer": _tokenizer(before)},
-        dataset=dataset,
-        overwrite=config.overwrite,
-    )
-    notes = ()
-    if back:
-        notes = (f"{len(back)} retired items have events in the dataset and are back: {some_ids(back)}",)
-    shown = Table(
-        f"{config.output}: health", ("what", "value", "remark"), tuple(health_rows(found)), ("what", "remark")
-    )
-    summary = {**_summary(config.output, artifact, after), **change}
-    follow = f"genrec train dataset={config.dataset} semantic_ids={config.output} initial=... run=..."
-    return Outcome(summary, (_version_table(config.output, before.number + 1, summary), shown), notes, follow)
 
 
 def last_level_errors(quantiser: Quantiser, vectors: np.ndarray, codes: np.ndarray) -> tuple[Errors | None, float]:
@@ -322,11 +268,6 @@ def _some_rows(stored: np.ndarray) -> np.ndarray:
     return stored[np.sort(generator(0).choice(len(stored), MAX_FITTED, replace=False))]
 
 
-def _tokenizer(before: Published) -> dict[str, Any]:
-    """The section that the codebooks were made with: what restores the quantiser."""
-    return load_health(before.artifact)["tokenizer"]
-
-
 def _placing(placed: Placement, after: Version) -> dict[str, Any]:
     has_suffix = after.table.collisions in ("suffix", "reassign_or_suffix")
     suffixed = int((placed.codes[:, -1] > 0).sum()) if has_suffix else 0
@@ -365,56 +306,6 @@ def _warnings(found: dict[str, Any] | None, limits: schema.DriftSection) -> list
         "when it is time to train"
     )
     return [line]
-
-
-def _summary(output: Path, artifact: Artifact, after: Version) -> dict[str, Any]:
-    return {
-        "output": str(output),
-        "identity": artifact.identity,
-        "table": after.table.identity,
-        "version": artifact.facts["version"],
-        "num_items": after.table.num_items,
-        "num_retired": len(after.retired_ids),
-    }
-
-
-def _version_table(output: Path, number: int, summary: dict[str, Any]) -> Table:
-    labels = {
-        "added": "new items",
-        "returned": "retired items that came back",
-        "retired": "items that went",
-        "skipped": "skipped",
-        "num_items": "items now",
-        "num_retired": "semantic IDs kept for retired items",
-    }
-    rows = [(label, f"{summary[name]:,}") for name, label in labels.items() if name in summary]
-    placing = summary.get("placing", {})
-    rows += [("new items moved to a free last code", f"{placing['moved']:,}")] if placing.get("moved") else []
-    if "suffix_size" in placing:
-        rows.append(("new items with a suffix above 0", f"{placing['suffixed']:,}"))
-        rows.append(("largest suffix, of", f"{placing['largest_suffix']} of 0 to {placing['suffix_size'] - 1}"))
-    return Table(f"{output}: version {number}", ("what", "value"), tuple(rows), left=("what",))
-
-
-def _drift_table(found: dict[str, Any], titles: dict[str, str | None]) -> Table:
-    columns = ("level", "fitted", "new", "ratio", "unexplained", "beyond 95 %", "beyond 99 %")
-    rows = [
-        (
-            str(level["level"]),
-            f"{level['fitted_mean']:.4g}",
-            f"{level['mean']:.4g}",
-            "-" if level["ratio"] is None else f"{level['ratio']:.3g}",
-            "-" if level["unexplained"] is None else f"{level['unexplained']:.1%}",
-            f"{level['beyond_95']:.0%}",
-            f"{level['beyond_99']:.0%}",
-        )
-        for level in found["levels"]
-    ]
-    worst = "; ".join(
-        f"{item['item_id']} ({titles[item['item_id']] or 'no title'}): {item['error']:.3g}" for item in found["worst"]
-    )
-    title = f"drift: squared errors of {found['num_items']:,} new items and of those the codebooks were fitted on"
-    return Table(title, columns, tuple(rows), caption=f"worst: {worst}")
 
 
 def _recommend_with(output: Path) -> str:

@@ -20,7 +20,7 @@ from genrec.data.dataset import Dataset
 from genrec.data.schema import ITEMS
 from genrec.errors import ArtifactError
 from genrec.semantic_ids.table import ITEMS as ITEMS_FILE
-from genrec.semantic_ids.table import load_codebooks, load_semantic_ids, save_semantic_ids
+from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, save_semantic_ids
 from genrec.semantic_ids.versions import Version
 
 RETIRED_FILE = "retired.parquet"
@@ -58,6 +58,11 @@ class Published:
     def codebooks(self) -> dict[str, np.ndarray] | None:
         """The arrays of the quantiser, by name."""
         return load_codebooks(self.artifact) if self.has_codebooks else None
+
+    @property
+    def tokenizer(self) -> dict[str, Any]:
+        """The section that the codebooks were made with: what restores the quantiser."""
+        return load_health(self.artifact)["tokenizer"]
 
 
 def load_published(path: Path, dataset: Dataset | None = None) -> Published:

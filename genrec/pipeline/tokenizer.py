@@ -11,9 +11,9 @@ from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import DataError
-from genrec.pipeline.catalogue import republish
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
 from genrec.pipeline.quantisers import build_quantiser, training_facts
+from genrec.pipeline.republish import republish
 from genrec.quantization.diagnostics import check_gates, health, health_rows
 from genrec.quantization.residual_kmeans import ResidualKMeans
 from genrec.semantic_ids.table import CollisionReport, SemanticIds, build_semantic_ids, from_codes, save_semantic_ids
