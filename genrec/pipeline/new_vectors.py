@@ -46,8 +46,8 @@ def embed_new_items(
 
     TF-IDF is fitted again on the texts of the dataset and has to give the stored vectors; new texts are folded in. A
     sentence model has to give some texts the vectors that they have. New items have no training event, so their
-    co-occurrence is a row of zeros, as that of an item of the dataset without one. Vectors of a file are taken as they
-    are: for the whole row, or, by their width, for the precomputed part of a combination.
+    co-occurrence is a row of zeros, as that of an item of the dataset without one. Vectors of a file are, by their
+    width, what the file of a precomputed part holds, or whole rows, taken as they are.
 
     Args:
         embeddings: how the vectors were made.
@@ -66,9 +66,10 @@ def embed_new_items(
     given = None
     if vectors is not None:
         given = read_precomputed(vectors, items["item_id"].to_list(), ids=vector_ids).vectors
-    whole = given is not None and given.shape[1] == stored.shape[1]
-    found = given if whole else _from_recipe(embeddings, blocks, stored, dataset, items, given, progress)
-    assert found is not None
+    if given is not None and _is_whole(blocks, given.shape[1], stored.shape[1]):
+        found = given
+    else:
+        found = _from_recipe(embeddings, blocks, stored, dataset, items, given, progress)
     zero = items["item_id"].filter(pl.Series(is_zero_row(found))).to_list()
     if zero:
         raise DataError(
@@ -91,7 +92,8 @@ def _from_recipe(
 ) -> np.ndarray:
     """All blocks side by side. A single embedding is not a combination: its rows are as they are."""
     _check_given(embeddings, blocks, given, stored.shape[1])
-    is_combined = len(blocks) > 1 or blocks[0]["weight"] != 1
+    # The name of the part tells a combination; older embeddings have none.
+    is_combined = "part" in blocks[0] or len(blocks) > 1 or blocks[0]["weight"] != 1
     parts, start = [], 0
     for block in blocks:
         end = start + block["dimensions"]
@@ -109,6 +111,11 @@ def _from_recipe(
         parts.append((str(start), part, block["weight"]))
         start = end
     return combine(parts) if is_combined else parts[0][1]
+
+
+def _is_whole(blocks: list[Block], width: int, full_width: int) -> bool:
+    precomputed = [block["dimensions"] for block in blocks if block["name"] == "precomputed"]
+    return width == full_width and precomputed != [width]
 
 
 def _check_given(embeddings: Artifact, blocks: list[Block], given: np.ndarray | None, width: int) -> None:

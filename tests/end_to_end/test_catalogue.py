@@ -382,6 +382,25 @@ def test_a_combination_is_made_block_by_block(road: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(embed_new(road, "both", items, tmp_path / "v.parquet"), whole)
 
 
+def test_a_precomputed_part_is_weighted_as_it_was(road: Path, tmp_path: Path) -> None:
+    """Alone in its combination too, where its file is as wide as the whole row."""
+    items = new_items(road, ["w", "x"])
+    vectors = np.random.default_rng(2).standard_normal((NUM_ITEMS, 5)).astype(np.float32)
+    np.save(tmp_path / "old.npy", vectors)
+    new = vectors[[ord("w") - ord("a"), ord("x") - ord("a")]]
+    pl.DataFrame({"item_id": ["w", "x"], "vector": new.tolist()}).write_parquet(tmp_path / "v.parquet")
+    part = ["embedding.parts.own.name=precomputed", f"embedding.parts.own.path={tmp_path}/old.npy"]
+    for name, more in (("alone", []), ("beside", PARTS[3:])):
+        works("embed", f"dataset={road}/d", f"output={road}/{name}", "embedding=combined", *part, *more)
+        stored = load_embeddings(road / name)[1]
+        found = embed_new(road, name, items, tmp_path / "v.parquet")
+        expected = combine([("own", new, 1.0)])
+        np.testing.assert_array_equal(found[:, :5], expected)
+        np.testing.assert_array_equal(found[:, :5], stored[[ord("w") - ord("a"), ord("x") - ord("a")], :5])
+        assert found.shape[1] == stored.shape[1]
+        assert not found[:, 5:].any()
+
+
 def test_signals_alone_say_nothing_of_a_new_item(road: Path, tmp_path: Path) -> None:
     words = ["embedding=cooccurrence", "embedding.dimensions=6"]
     works("embed", f"dataset={road}/d", f"output={tmp_path}/e", *words)
