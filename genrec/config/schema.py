@@ -229,6 +229,7 @@ class CatalogueRetireConfig:
     source: ItemColumnsSection = key("columns of a table of `items`", ItemColumnsSection)
     missing: Literal["error", "skip"] = key("items that are not in the catalogue", "error")
     dataset: Path | None = key("folder of the dataset of the semantic IDs; null: where they were made from it", None)
+    embeddings: Path | None = key("folder of the embeddings of the codebooks; null: where they were", None)
 
 
 # --- evaluate and sweep ----------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from genrec.config.sources import ItemColumnsSection
 from genrec.data.dataset import Dataset
 from genrec.data.item_table import TextPolicy, build_items
 from genrec.data.sources.tables import read_items
-from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError, DataError, GateError, MissingFileError, StorageError
 from genrec.pipeline.catalogue_tables import drift_table, version_summary, version_table
 from genrec.pipeline.new_vectors import embed_new_items
@@ -58,7 +57,7 @@ _NOTHING = Encoded(np.empty((0, 0), dtype=np.int32), None, 0.0, None)
 
 def append(config: schema.CatalogueAppendConfig, *, progress: Progress) -> Outcome:
     """Gives new items semantic IDs by the codebooks there are, and says whether these still fit."""
-    before = load_published(config.semantic_ids, _open(config.dataset))
+    before = load_published(config.semantic_ids, _open(config.dataset), config.embeddings)
     given = _read_new(config.items, config.source)
     skipped = _check_new(given["item_id"].to_list(), before, config)
     given = given.filter(~pl.col("item_id").is_in(skipped))
@@ -103,7 +102,7 @@ def append(config: schema.CatalogueAppendConfig, *, progress: Progress) -> Outco
 
 def retire(config: schema.CatalogueRetireConfig, *, progress: Progress) -> Outcome:
     """Takes items out of the table; their semantic IDs stay theirs."""
-    before = load_published(config.semantic_ids, _open(config.dataset))
+    before = load_published(config.semantic_ids, _open(config.dataset), config.embeddings)
     if (config.items is None) == (config.ids is None):
         raise ConfigError(
             "the items to retire are needed once", where="keys 'items' and 'ids'", fix="set items=... or ids=..."
@@ -243,9 +242,7 @@ def _embed(
     The embeddings may be of an older dataset than the table: codebooks stay when a newer one is published. Texts are
     put together as they were there.
     """
-    path = config.embeddings or Path(before.artifact.parent_paths["embeddings"])
-    embeddings, stored = load_embeddings(path)
-    check_parent(before.artifact, "embeddings", embeddings)
+    embeddings, stored = before.load_embeddings()
     dataset = before.dataset
     if embeddings.parents["dataset"] != dataset.artifact.identity:
         dataset = Dataset.load(embeddings.parent_paths["dataset"])

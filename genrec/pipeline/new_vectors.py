@@ -24,9 +24,7 @@ from genrec.errors import DataError, LineageError
 from genrec.semantic_ids.versions import some_ids
 from genrec.terminal import Progress
 
-TOLERANCE = (
-    1e-3  # of the largest entry; a model made again on another machine differs by rounding, another by much more
-)
+TOLERANCE = 1e-3  # of the largest entry: more than rounding on another machine, less than any other model
 NUM_CHECKED = 16  # texts that a sentence model has to give their old vectors
 
 Block = Mapping[str, Any]

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from genrec.artifacts import Artifact, check_parent, load_artifact
+from genrec.artifacts import Artifact, check_parent
 from genrec.data.dataset import Dataset
 from genrec.data.schema import ITEMS
+from genrec.embeddings.store import load_embeddings
 from genrec.errors import ArtifactError
 from genrec.semantic_ids.table import ITEMS as ITEMS_FILE
 from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, save_semantic_ids
@@ -40,6 +41,7 @@ class Published:
         version: ids and codes.
         items: item_id, title, brand, categories, description, text, and origin: the version that added it.
         retired_in: the version in which each retired item went, by its id.
+        embeddings: folder of what the codebooks were fitted on; None for an imported table.
     """
 
     artifact: Artifact
@@ -48,6 +50,19 @@ class Published:
     version: Version
     items: pl.DataFrame
     retired_in: Mapping[str, int]
+    embeddings: Path | None
+
+    def load_embeddings(self, *, verify: bool = True) -> tuple[Artifact, np.ndarray]:
+        """What the codebooks were fitted on; only for a table that has some.
+
+        Raises:
+            ArtifactError, DataError: as `genrec.embeddings.store.load_embeddings`.
+            LineageError: others than it was made from.
+        """
+        assert self.embeddings is not None, "an imported table"
+        artifact, vectors = load_embeddings(self.embeddings, verify=verify)
+        check_parent(self.artifact, "embeddings", artifact)
+        return artifact, vectors
 
     @property
     def has_codebooks(self) -> bool:
@@ -65,17 +80,17 @@ class Published:
         return load_health(self.artifact)["tokenizer"]
 
 
-def load_published(path: Path, dataset: Dataset | None = None) -> Published:
+def load_published(path: Path, dataset: Dataset | None = None, embeddings: Path | None = None) -> Published:
     """Reads a version.
 
     Args:
         path: its folder.
         dataset: what it has to be made from; None: found where its manifest says.
+        embeddings: folder of what the codebooks were fitted on; None: likewise. Not read yet.
 
     Raises:
         ArtifactError: it or its dataset is missing, corrupt or of another kind.
         LineageError: it was made from another dataset.
-        DataError: its parts are of different lengths.
     """
     artifact, table = load_semantic_ids(path)
     if dataset is None:
@@ -94,7 +109,10 @@ def load_published(path: Path, dataset: Dataset | None = None) -> Published:
     names = retired["item_id"].to_list()
     codes = np.array(retired["codes"].to_list(), dtype=np.int32).reshape(-1, table.num_levels)
     version = Version(items["item_id"].to_list(), table, names, codes)
-    return Published(artifact, dataset, number, version, items, dict(zip(names, retired["version"], strict=True)))
+    retired_in = dict(zip(names, retired["version"], strict=True))
+    if embeddings is None and "embeddings" in artifact.parents:
+        embeddings = Path(artifact.parent_paths["embeddings"])
+    return Published(artifact, dataset, number, version, items, retired_in, embeddings)
 
 
 def save_version(
@@ -121,9 +139,8 @@ def save_version(
         overwrite: replace an artifact that is there.
     """
     parents = {"dataset": (dataset or before.dataset).artifact, "previous": before.artifact}
-    if "embeddings" in before.artifact.parents:
-        parents["embeddings"] = load_artifact(before.artifact.parent_paths["embeddings"], verify=False)
-        check_parent(before.artifact, "embeddings", parents["embeddings"])
+    if before.embeddings is not None:
+        parents["embeddings"], _ = before.load_embeddings(verify=False)
     number = before.number + 1
     retired = pl.DataFrame(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,22 @@ def test_training_goes_on_with_published_ids_on_newer_data(road: Path, tmp_path:
         code=5,
     )
     assert "was made from another 'dataset'" in line
+
+
+def test_dataset_and_embeddings_may_be_elsewhere_but_not_others(road: Path, tmp_path: Path) -> None:
+    for name in ("d", "e"):
+        shutil.copytree(road / name, tmp_path / name)
+    works("embed", f"dataset={road}/d", f"output={tmp_path}/e8", "embedding.dimensions=8")
+    tokenize(road, tmp_path / "e", tmp_path / "s")
+    (tmp_path / "e").rename(tmp_path / "moved")
+    assert "no such artifact" in fails(*append(tmp_path, road / "new.csv", tmp_path / "o"), code=3)
+    where = [f"dataset={tmp_path}/d", f"embeddings={tmp_path}/moved"]
+    works(*append(tmp_path, road / "new.csv", tmp_path / "s2", *where))
+    works(*retire(tmp_path, tmp_path / "s3", "ids=w", *where))
+    where[1] = f"embeddings={tmp_path}/e8"
+    assert "made from another 'embeddings'" in fails(
+        *append(tmp_path, road / "new.csv", tmp_path / "o", *where), code=5
+    )
 
 
 @pytest.mark.parametrize(("policy", "sizes"), [("reassign", "[8,8,16]"), ("reassign_or_suffix", "[8,8,8]")])
