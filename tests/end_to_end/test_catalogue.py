@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -442,6 +443,30 @@ def test_precomputed_vectors_have_to_be_given_and_to_fit(road: Path, tmp_path: P
     new.with_columns(pl.col("vector").list.head(4)).write_parquet(tmp_path / "narrow.parquet")
     line = fails(*append(tmp_path, road / "new.csv", tmp_path / "o", f"vectors={tmp_path}/narrow.parquet"), code=3)
     assert "another width (expected 5, found 4)" in line
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("sentence_transformers") is None, reason="needs the extra `sentence`")
+def test_a_sentence_model_embeds_new_items_too_and_another_is_noticed(road: Path, tmp_path: Path) -> None:
+    """The model counts words; it is saved to a folder, so that nothing is downloaded."""
+    from sentence_transformers import SentenceTransformer, models  # pyright: ignore[reportMissingImports]
+
+    dataset = Dataset.load(road / "d")
+    words = sorted({word.lower() for text in dataset.items["text"] for word in text.split()})
+    SentenceTransformer(modules=[models.BoW(vocab=words)], device="cpu").save(str(tmp_path / "model"))
+    works("embed", f"dataset={road}/d", f"output={tmp_path}/e", *sentence(tmp_path / "model"))
+    tokenize(road, tmp_path / "e", tmp_path / "s")
+    works(*append(tmp_path, road / "new.csv", tmp_path / "s2"))
+    codes = load_published(tmp_path / "s2").version.table.codes[:, :3]
+    twins = [ord(letter) - ord("a") for letter in "wxyz"]
+    assert np.array_equal(codes[NUM_ITEMS:], codes[twins])
+    SentenceTransformer(modules=[models.BoW(vocab=words[::-1])], device="cpu").save(str(tmp_path / "model"))
+    line = fails(*append(tmp_path, road / "new.csv", tmp_path / "o"), code=5)
+    assert f"the model {tmp_path}/model does not give the vectors that the embeddings hold" in line
+
+
+def sentence(model: Path) -> list[str]:
+    return ["embedding=sentence", f"embedding.model={model}", "embedding.device=cpu"]
 
 
 def test_embeddings_that_cannot_be_made_again_are_refused(road: Path, tmp_path: Path) -> None:
