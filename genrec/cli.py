@@ -110,6 +110,23 @@ INSPECT = (
     ),
 )
 
+CATALOGUE = (
+    Verb(
+        "append",
+        schema.CatalogueAppendConfig,
+        "catalogue",
+        "append",
+        "New items: semantic IDs from the codebooks there are, and whether these still fit.",
+    ),
+    Verb(
+        "retire",
+        schema.CatalogueRetireConfig,
+        "catalogue",
+        "retire",
+        "Items that are gone: out of the table, their semantic IDs kept for them.",
+    ),
+)
+
 app = typer.Typer(
     name="genrec",
     help="Generative recommendation, from raw interactions to the served item id.",
@@ -121,6 +138,9 @@ app = typer.Typer(
 )
 inspect_app = typer.Typer(
     no_args_is_help=True, help="Look at one item, user or search, or at tables of semantic IDs.", rich_markup_mode=None
+)
+catalogue_app = typer.Typer(
+    no_args_is_help=True, help="Add items to published semantic IDs, or take them out.", rich_markup_mode=None
 )
 
 
@@ -305,6 +325,11 @@ for _verb in VERBS:
 for _verb in INSPECT:
     inspect_app.command(_verb.name, help=_verb.summary, add_help_option=False)(_command(_verb, f"inspect {_verb.name}"))
 app.add_typer(inspect_app, name="inspect")
+for _verb in CATALOGUE:
+    catalogue_app.command(_verb.name, help=_verb.summary, add_help_option=False)(
+        _command(_verb, f"catalogue {_verb.name}")
+    )
+app.add_typer(catalogue_app, name="catalogue")
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrec.config.fields import key
-from genrec.config.sources import Source, SyntheticSource
+from genrec.config.sources import ItemColumnsSection, Source, SyntheticSource
 from genrec.config.training import SearchSection
 
 # --- prepare and audit -----------------------------------------------------------------------------------------------
@@ -180,6 +180,56 @@ class EmbedConfig:
     output: Path = key("folder of the embeddings to write")
     overwrite: bool = key("replace an existing output", False)
     embedding: Embedding | CombinedEmbedding = key("what the vectors are made of", TfidfEmbedding)
+
+
+# --- catalogue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSection:
+    """When the codebooks no longer fit what they have to encode."""
+
+    warn_ratio: float = key(
+        "warn where the first level leaves this many times the mean squared error it leaves of the fitted items",
+        1.5,
+        minimum=0,
+    )
+    max_ratio: float | None = key("the same as a gate (exit code 4); null: none", None, minimum=0)
+    min_items: int = key("fewer new items than that are measured, but not judged", 10, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueAppendConfig:
+    """New items -> the next version of published semantic IDs; codebooks and published IDs stay."""
+
+    semantic_ids: Path = key("folder of the latest version of the semantic IDs")
+    items: Path = key("Parquet, CSV, TSV or JSON lines, one row a new item")
+    output: Path = key("folder of the next version to write")
+    overwrite: bool = key("replace an existing output", False)
+    source: ItemColumnsSection = key("columns of `items`", ItemColumnsSection)
+    existing: Literal["error", "skip"] = key("items that are in the catalogue already", "error")
+    vectors: Path | None = key(
+        ".npy or .parquet with vectors of the new items, where they came precomputed; null: made as all others", None
+    )
+    vector_ids: Path | None = key("item ids of the rows of an .npy, one a line", None)
+    dataset: Path | None = key("folder of the dataset of the semantic IDs; null: where they were made from it", None)
+    embeddings: Path | None = key("folder of the embeddings of the codebooks; null: where they were", None)
+    drift: DriftSection = key("whether the codebooks still fit", DriftSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueRetireConfig:
+    """The next version of published semantic IDs without some items; their IDs are never given to others."""
+
+    semantic_ids: Path = key("folder of the latest version of the semantic IDs")
+    items: Path | None = key("text file of item ids, one a line, or a table of items", None)
+    ids: str | None = key("item ids with commas between them, instead of a file", None)
+    output: Path = key("folder of the next version to write")
+    overwrite: bool = key("replace an existing output", False)
+    source: ItemColumnsSection = key("columns of a table of `items`", ItemColumnsSection)
+    missing: Literal["error", "skip"] = key("items that are not in the catalogue", "error")
+    dataset: Path | None = key("folder of the dataset of the semantic IDs; null: where they were made from it", None)
+    embeddings: Path | None = key("folder of the embeddings of the codebooks; null: where they were", None)
 
 
 # --- evaluate and sweep ----------------------------------------------------------------------------------------------

@@ -133,6 +133,19 @@ class TableSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemColumnsSection:
+    """Where a table of items has what; the keys of `TableSource`."""
+
+    item_id_column: str = key("column of the item id", "item_id")
+    separator: str | None = key("between the cells of a CSV, one character; null: comma, of .tsv tab", None)
+    title_column: str | None = key("column of the title; null: `title` if there is one", None)
+    brand_column: str | None = key("column of the brand; null: `brand` if there is one", None)
+    categories_column: str | None = key("column of the categories; null: `categories` if there is one", None)
+    categories_separator: str = key("between the categories of a text", "|")
+    description_column: str | None = key("column of the description; null: `description` if there is one", None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyntheticSource:
     """A planted catalogue: text, categories, Zipf popularity, sequential structure, known optimum."""
 

@@ -147,6 +147,14 @@ class ImportedTokenizer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedTokenizer:
+    """The semantic IDs that items already have, by item id; the dataset is newer than they are."""
+
+    name: Literal["published"] = "published"
+    semantic_ids: Path = key("folder of the latest version of the semantic IDs")
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatesSection:
     """What a table must be like before training hours are spent on it (exit code 4 otherwise)."""
 
@@ -174,7 +182,7 @@ class TokenizeConfig:
     dataset: Path = key("folder of a prepared dataset")
     output: Path = key("folder of the semantic IDs to write")
     overwrite: bool = key("replace an existing output", False)
-    tokenizer: QuantiserTokenizer | ImportedTokenizer = key("where the codes come from")
+    tokenizer: QuantiserTokenizer | ImportedTokenizer | PublishedTokenizer = key("where the codes come from")
     gates: GatesSection = key("limits on the health of the table", GatesSection)
     proxy: ProxySection = key("the part of the health that is a proxy for recall", ProxySection)
     figures: bool = key("draw the health, as SVG with the data beside it as CSV", True)
@@ -278,6 +286,10 @@ class RecommendConfig:
 
     dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
     recommender: Path = key("folder of a recommender")
+    semantic_ids: Path | None = key(
+        "folder of a later version of its semantic IDs, whose items are recommended; null: those it was trained on",
+        None,
+    )
     output: Path = key("Parquet file to write: user_id, rank, item_id, score")
     overwrite: bool = key("replace an existing output", False)
     histories: Path | None = key(

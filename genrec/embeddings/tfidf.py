@@ -2,16 +2,18 @@
 
 Knows text and scikit-learn, and nothing of datasets, files or configuration.
 """
-# N items, E width
+# N items, E width, V terms, M later texts
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from genrec.embeddings.rows import is_zero_row, normalise_rows
 from genrec.embeddings.svd import truncated_svd
@@ -30,7 +32,64 @@ def embed_tfidf(
     normalise: bool = True,
     seed: int = 0,
 ) -> Float32[np.ndarray, "N E"]:
-    """U S of the truncated SVD of the TF-IDF matrix (rows of length one, smoothed idf: scikit-learn's).
+    """The vectors of `fit_tfidf`; arguments and errors as there.
+
+    >>> pens = embed_tfidf(["blue pen", "red pen", "blue ink", "red ink", ""], dimensions=2, max_ngram=1)
+    >>> pens.shape, is_zero_row(pens).tolist()
+    ((5, 2), [False, False, False, False, True])
+    """
+    return fit_tfidf(
+        texts,
+        dimensions=dimensions,
+        min_document_frequency=min_document_frequency,
+        max_ngram=max_ngram,
+        sublinear=sublinear,
+        normalise=normalise,
+        seed=seed,
+    ).vectors
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTfidf:
+    """Vectors of the texts that were fitted, and what gives later texts theirs.
+
+    Attributes:
+        vectors: of the N fitted texts.
+        vectorizer: text -> row of TF-IDF, with the vocabulary and the idf of the fitted texts (scikit-learn's).
+        projection: the right singular vectors.
+        normalise: rows of length one.
+    """
+
+    vectors: Float32[np.ndarray, "N E"]
+    vectorizer: Any
+    projection: Float64[np.ndarray, "V E"]
+    normalise: bool
+
+    def fold_in(self, texts: Sequence[str | None]) -> Float32[np.ndarray, "M E"]:
+        """x V of later texts (Deerwester et al. 1990): the vector that a fitted text has, up to rounding.
+
+        Terms outside of the vocabulary count for nothing; a text without any other gives a row of zeros.
+
+        >>> fitted = fit_tfidf(["blue pen", "red pen", "blue ink", "red ink"], dimensions=2, max_ngram=1)
+        >>> bool(np.allclose(fitted.fold_in(["red pen", "green"]), [fitted.vectors[1], [0, 0]], atol=1e-6))
+        True
+        """
+        matrix = sparse.csr_array(self.vectorizer.transform(["" if text is None else text for text in texts]))
+        vectors = matrix @ self.projection
+        return normalise_rows(vectors) if self.normalise else vectors.astype(np.float32)
+
+
+def fit_tfidf(
+    texts: Sequence[str | None],
+    *,
+    dimensions: int = 128,
+    min_document_frequency: int = 2,
+    max_ngram: int = 2,
+    sublinear: bool = True,
+    normalise: bool = True,
+    seed: int = 0,
+) -> FittedTfidf:
+    """U S of the truncated SVD U S V' of the TF-IDF matrix (rows of length one, smoothed idf: scikit-learn's).
 
     Words are lower-cased runs of two or more letters or digits. A text that is empty, or holds no term of the
     vocabulary, gives a row of zeros; `rows.is_zero_row` finds them and the log counts them.
@@ -47,10 +106,6 @@ def embed_tfidf(
     Raises:
         ConfigError: a number is below 1.
         DataError: no vocabulary is left, or it cannot fill the dimensions.
-
-    >>> pens = embed_tfidf(["blue pen", "red pen", "blue ink", "red ink", ""], dimensions=2, max_ngram=1)
-    >>> pens.shape, is_zero_row(pens).tolist()
-    ((5, 2), [False, False, False, False, True])
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # half a second, not at the start of every command
 
@@ -74,4 +129,5 @@ def embed_tfidf(
     num_zero = int(is_zero_row(vectors).sum())
     if num_zero:
         logger.warning("%d of %d item texts are empty or hold no known term: their vectors are 0", num_zero, len(texts))
-    return vectors
+    projection = (matrix.T @ left) / values
+    return FittedTfidf(vectors, vectorizer, projection, normalise)

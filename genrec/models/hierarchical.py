@@ -161,7 +161,8 @@ class HierarchicalRecommender(nn.Module):
         """Loads the weights of the same model over another version of the catalogue.
 
         Node vectors follow the codes of their prefixes. New nodes and items start at 0 and do not count until
-        `mark_trained` says so. What a memory holds is not moved: `remember` comes afterwards.
+        `mark_trained` says so. What a memory holds is not moved: `remember` comes afterwards, or
+        `TransitionMemory.take_over`.
 
         Args:
             state: `state_dict` of the other model.

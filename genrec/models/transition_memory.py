@@ -14,6 +14,8 @@ own pairs are taken off; must not know networks, or where the counts come from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -86,6 +88,29 @@ class TransitionMemory(nn.Module):
         self.weights.copy_(weights)
         self.source_scale.copy_(seen**-self.settings.source_power)
         self.target_scale.copy_(seen**-self.settings.target_power)
+
+    def take_over(self, state: Mapping[str, Tensor], places: Int64[Tensor, " _"]) -> None:
+        """Remembers what the same memory remembered over other items.
+
+        Followers are items, so they move as the rows do. New items have none and follow nothing; they have been seen as
+        little as an item that training does not show.
+
+        Args:
+            state: `state_dict` of the other memory, of equal settings.
+            places: item_index here of each item there, -1 where it is gone.
+        """
+        size = self.neighbours.shape[1]
+        there = state["neighbours"].long()
+        followers = torch.where(there >= 0, places[there.clamp(min=0)], -1)
+        weights = torch.where(followers >= 0, state["weights"], 0.0)
+        kept = min(size, there.shape[1])  # a catalogue smaller than the number of followers has fewer columns
+        order = (followers < 0).long().argsort(dim=1, stable=True)[:, :kept]
+        num_items, is_kept = len(self.neighbours), places >= 0
+        self.neighbours.fill_(-1)[places[is_kept], :kept] = followers.gather(1, order)[is_kept].to(torch.int32)
+        self.weights.zero_()[places[is_kept], :kept] = weights.gather(1, order)[is_kept]
+        for name in ("source_scale", "target_scale"):
+            moved = torch.ones(num_items).index_copy(0, places[is_kept], state[name][is_kept])
+            self.get_buffer(name).copy_(moved)
 
     @torch.no_grad()
     def scores(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"] | None) -> Float[Tensor, "B T N"]:

@@ -30,6 +30,7 @@ def embed(config: schema.EmbedConfig, *, progress: Progress) -> Outcome:
     blocks = {name: _embed_one(part, dataset, progress) for name, part in parts.items()}
     facts = {name: {**to_plain(part), "dimensions": blocks[name].shape[1]} for name, part in parts.items()}
     if isinstance(chosen, schema.CombinedEmbedding):
+        facts = {name: {"part": name, **fact} for name, fact in facts.items()}
         vectors = combine([(name, block, parts[name].weight) for name, block in blocks.items()])
     else:
         vectors = blocks[chosen.name]

@@ -34,6 +34,9 @@ def expected_cost(config: Any = None) -> list[str]:
         return ["about a minute on two cores"]
     if config is None or isinstance(config, schema.InspectIdsConfig):
         return ["seconds"]
+    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
+        table = load_artifact(config.semantic_ids, verify=False)
+        return [f"reads {table.facts['num_items']:,} items"]
     dataset = Dataset.load(config.dataset, verify=False)
     items = f"{dataset.num_items:,} items"
     if isinstance(config, schema.EvaluateConfig):

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int64
 from safetensors.torch import load_file, save_file
 
 from genrec.artifacts import Artifact, load_artifact, write_artifact
 from genrec.data.dataset import Dataset
+from genrec.data.overlap import match_rows
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import LineageError
 from genrec.files import read_json, write_json
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.recommender import build_from
-from genrec.semantic_ids.table import load_semantic_ids
+from genrec.pipeline.published import load_published
+from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 KIND = "recommender"
@@ -40,30 +46,112 @@ def load_recommender(path: Path, dataset: Dataset) -> tuple[Artifact, Hierarchic
         ArtifactError: missing, incomplete, corrupt or of another kind.
         LineageError: trained on other semantic IDs, or on another dataset.
     """
-    artifact = load_artifact(path, kind=KIND)
-    table, ids = load_semantic_ids(artifact.parent_paths["semantic_ids"], dataset.artifact)
-    if ids.identity != artifact.facts["semantic_ids"]:
-        raise LineageError(
-            "the recommender was trained on other semantic IDs",
-            where=path,
-            expected=artifact.facts["semantic_ids"][:12],
-            found=f"{ids.identity[:12]} in {table.path}",
-            fix="train again, or bring back the semantic IDs it was trained on",
-        )
-    trie = SemanticIdTrie.build(ids.codes, ids.codebook_sizes)
-    model = build_from(read_json(artifact.file("model.json")), trie)
-    model.load_state_dict(load_file(artifact.file("weights.safetensors")))
+    artifact, ids = _trained_on(path, dataset)
+    model = _build(artifact, ids)
+    model.load_state_dict(_weights(artifact))
     return artifact, model.eval()
 
 
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A trained recommender over a later version of its semantic IDs.
+
+    Attributes:
+        artifact: the recommender.
+        model: over the items of the version.
+        item_ids: N of them.
+        places: item_index here of each of the O items that it was trained on, -1 where it is retired.
+    """
+
+    artifact: Artifact
+    model: HierarchicalRecommender
+    item_ids: list[str]
+    places: Int64[np.ndarray, " O"]
+
+    def move(self, counts: Int64[np.ndarray, " O"]) -> Int64[np.ndarray, " N"]:
+        """A number of each item, 0 of those that are new."""
+        moved = np.zeros(len(self.item_ids), dtype=counts.dtype)
+        moved[self.places[self.places >= 0]] = counts[self.places >= 0]
+        return moved
+
+
+def load_served(path: Path, dataset: Dataset, semantic_ids: Path) -> Served:
+    """A trained recommender on any version of its semantic IDs, without training.
+
+    Weights of items follow their ids, weights of nodes the codes of their prefixes, and so does a memory. New items and
+    nodes have vectors of 0 and no followers: what is said of them is what their codes say.
+
+    Args:
+        path: the recommender.
+        dataset: what it was trained on.
+        semantic_ids: the version.
+
+    Raises:
+        ArtifactError: missing, incomplete, corrupt or of another kind.
+        LineageError: another table, another dataset, or an item whose published ID moved.
+    """
+    artifact, trained = _trained_on(path, dataset)
+    published = load_published(semantic_ids, dataset)
+    table, names = published.version.table, list(published.version.item_ids)
+    _check_identity(artifact, table.identity, where=path, found_in=semantic_ids)
+    places = match_rows(dataset.item_ids, pl.Series(names, dtype=pl.String))
+    is_here = places >= 0
+    if not np.array_equal(trained.codes[is_here], table.codes[places[is_here]]):
+        raise LineageError(
+            "items have other semantic IDs than the recommender was trained on",
+            where=semantic_ids,
+            fix="use a version that descends from those it was trained on",
+        )
+    model, state, moves = _build(artifact, table), _weights(artifact), torch.from_numpy(places)
+    model.load_adapted(state, moves)
+    if model.memory is not None:
+        inner = "memory."
+        kept = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
+        model.memory.take_over(kept, moves)
+    return Served(artifact, model.eval(), names, places)
+
+
+def _trained_on(path: Path, dataset: Dataset) -> tuple[Artifact, SemanticIds]:
+    artifact = load_artifact(path, kind=KIND)
+    table, ids = load_semantic_ids(artifact.parent_paths["semantic_ids"], dataset.artifact)
+    _check_identity(artifact, ids.identity, where=path, found_in=table.path)
+    return artifact, ids
+
+
+def _check_identity(artifact: Artifact, identity: str, *, where: Path, found_in: Path) -> None:
+    if identity != artifact.facts["semantic_ids"]:
+        raise LineageError(
+            "the recommender was trained on other semantic IDs",
+            where=where,
+            expected=artifact.facts["semantic_ids"][:12],
+            found=f"{identity[:12]} in {found_in}",
+            fix="train again, or bring back the semantic IDs it was trained on",
+        )
+
+
+def _build(artifact: Artifact, ids: SemanticIds) -> HierarchicalRecommender:
+    trie = SemanticIdTrie.build(ids.codes, ids.codebook_sizes)
+    return build_from(read_json(artifact.file("model.json")), trie)
+
+
+def _weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return load_file(artifact.file("weights.safetensors"))
+
+
 def build_generator(
-    model: HierarchicalRecommender, dataset: Dataset, counts: np.ndarray, *, beam_width: int, batch_size: int = 64
+    model: HierarchicalRecommender,
+    dataset: Dataset,
+    counts: np.ndarray,
+    *,
+    beam_width: int,
+    batch_size: int = 64,
+    item_ids: Sequence[str] | None = None,
 ) -> CandidateGenerator:
-    """The candidate generator of a recommender."""
+    """The candidate generator of a recommender, whose items are `item_ids` instead of the dataset's where given."""
     return CandidateGenerator(
         model,
         model.trie,
-        item_ids=dataset.item_ids.to_list(),
+        item_ids=dataset.item_ids.to_list() if item_ids is None else item_ids,
         train_counts=counts,
         beam_width=beam_width,
         max_history=model.settings.history_length,

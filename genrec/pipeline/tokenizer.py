@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,19 +15,14 @@ from genrec.data.dataset import Dataset
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import GateError
 from genrec.pipeline.collisions import collision_rows, resolve_collisions
+from genrec.pipeline.health import FIGURES, examples_table, facts_of_histories, write_figures
 from genrec.pipeline.imports import import_codes, import_rows
 from genrec.pipeline.quantisers import build_quantiser, training_facts
+from genrec.pipeline.republish import republish
 from genrec.quantization.diagnostics import check_gates, health, health_rows
-from genrec.quantization.examples import prefix_examples
-from genrec.quantization.neighbours import prefix_indices
-from genrec.quantization.proxy import MAX_DEPTH, next_item_proxy, training_counts
-from genrec.reports.figures import write_health_figures
 from genrec.semantic_ids.table import from_codes, save_semantic_ids
 from genrec.terminal import Outcome, Progress, Table
 from genrec.training.rqvae import RqVaeQuantizer
-
-FIGURES = "figures"  # the folder inside of the artifact
-_TITLE = 48  # characters of a title that are shown
 
 
 def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
@@ -38,6 +31,8 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     Raises:
         GateError: the table is unhealthy; its evidence is the Outcome without an artifact.
     """
+    if isinstance(config.tokenizer, training.PublishedTokenizer):
+        return republish(config, config.tokenizer)
     dataset = Dataset.load(config.dataset)
     parents: dict[str, Artifact] = {"dataset": dataset.artifact}
     categories = dataset.items["categories"].to_list()
@@ -64,13 +59,13 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     found = health(
         codes, ids.codes, codebook_sizes=ids.codebook_sizes, vectors=vectors, decode=decode, categories=categories
     )
-    found |= _facts_of_histories(config, dataset, codes)
+    found |= facts_of_histories(config, dataset, codes)
     rows += [*health_rows(found), *collision_rows(ids, report)]
     found |= {"collision_policy": asdict(report), **facts, "tokenizer": to_plain(config.tokenizer)}
     title = f"{config.output}: health"
     tables = (
         Table(title, ("what", "value", "remark"), tuple(rows), left=("what", "remark")),
-        _examples_table(found["examples"]),
+        examples_table(found["examples"]),
     )
     try:
         check_gates(found, **asdict(config.gates))
@@ -83,7 +78,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         parents=parents,
         codebooks=codebooks,
         health=found,
-        write_more=partial(_write_figures, found) if config.figures else None,
+        write_more=partial(write_figures, found) if config.figures else None,
         overwrite=config.overwrite,
     )
     return Outcome(
@@ -109,49 +104,3 @@ def _collaborative(section: Any, dataset: Artifact, parents: dict[str, Artifact]
         return None
     parents["collaborative"], vectors = load_embeddings(section.collaborative, dataset)
     return vectors
-
-
-def _facts_of_histories(config: training.TokenizeConfig, dataset: Dataset, codes: np.ndarray) -> dict[str, Any]:
-    """What health.json says of the quantiser's codes and the training histories: the proxy for recall, and examples."""
-    train = dataset.train()
-    proxy = next_item_proxy(train, prefix_indices(codes[:, :MAX_DEPTH]), **asdict(config.proxy))
-    counts = training_counts(train, dataset.num_items)
-    titles = dataset.items["title"]
-    examples = [
-        {
-            "place": example.place,
-            "prefix": list(example.prefix),
-            "num_items": example.num_items,
-            "items": [
-                {
-                    "item_id": dataset.item_ids[item],
-                    "title": titles[item],
-                    "training_interactions": int(counts[item]),
-                }
-                for item in example.items
-            ],
-        }
-        for example in prefix_examples(codes, counts)
-    ]
-    return {"proxy": proxy, "examples": examples}
-
-
-def _write_figures(found: dict[str, Any], path: Callable[[str], Path]) -> None:
-    write_health_figures(found, lambda name: path(f"{FIGURES}/{name}"))
-
-
-def _examples_table(examples: list[dict[str, Any]]) -> Table:
-    rows = tuple(
-        (
-            f"{', '.join(map(str, example['prefix']))} ({example['place']})",
-            f"{example['num_items']:,}",
-            " | ".join(_short(item["title"] or item["item_id"]) for item in example["items"]),
-        )
-        for example in examples
-    )
-    columns = ("prefix", "items", "the most popular of them")
-    return Table("examples of prefixes, of one and two codes", columns, rows, left=("prefix", columns[2]))
-
-
-def _short(title: str) -> str:
-    return title if len(title) <= _TITLE else title[: _TITLE - 3] + "..."

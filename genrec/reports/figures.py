@@ -286,7 +286,7 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     """The curves of a tokenizer's training: parts of the loss, collisions, used codes.
 
     Args:
-        epochs: epoch, loss and those of its parts that there are (see `_PARTS`); from the first epoch with codes on also
+        epochs: epoch, loss and those of its parts that there are (see `_PARTS`); from the first epoch with codes also
             collision_rate, and levels with used and dead.
     """
     figure = _figure(6.0, right=1.3, bottom=0.5)

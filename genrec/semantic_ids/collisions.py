@@ -121,7 +121,7 @@ def reassign(
         free = np.setdiff1d(np.arange(codebook_sizes[-1]), last[members], assume_unique=False)
         if len(free):
             cost = errors(movers[chosen], np.broadcast_to(free, (len(chosen), len(free)))) - own[chosen, None]
-            rows, columns = _assign(cost, limit)
+            rows, columns = assign(cost, limit)
             codes[movers[chosen[rows]], -1] = free[columns]
             items.append(movers[chosen[rows]])
             added.append(cost[rows, columns])
@@ -183,7 +183,7 @@ def _check_room(codes: np.ndarray, groups: list[tuple[np.ndarray, np.ndarray]], 
         )
 
 
-def _assign(cost: np.ndarray, limit: float | None) -> tuple[np.ndarray, np.ndarray]:
+def assign(cost: np.ndarray, limit: float | None) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of row and column at least total cost; as many within the limit as there can be."""
     from scipy.optimize import linear_sum_assignment  # a fifth of a second, not at the start of every command
 

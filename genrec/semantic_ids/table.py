@@ -30,6 +30,7 @@ _WITH_SUFFIX = ("suffix", "reassign_or_suffix")
 IMPORTS = ("keep", "resolve", "none")
 
 _CODES, _CODEBOOKS, _HEALTH = "codes.npy", "codebooks.safetensors", "health.json"
+ITEMS = "items.parquet"  # of a later version, whose rows are not those of the dataset
 _DOMAIN = "genrec.semantic_ids/1"
 
 
@@ -269,6 +270,7 @@ def save_semantic_ids(
     health: Mapping[str, Any] | None = None,
     write_more: Callable[[Callable[[str], Path]], object] | None = None,
     overwrite: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """Writes the artifact: codes.npy int32 [N, L], health.json, and codebooks.safetensors if there are codebooks.
 
@@ -281,6 +283,7 @@ def save_semantic_ids(
         write_more: writes further files of the artifact, each at the path that it gets for its relative name; their
             bytes are part of the artifact's identity.
         overwrite: replace an artifact that is there.
+        facts: more of them, of a later version for instance.
 
     Returns:
         The artifact; its facts are codebook_sizes, identity, collisions, num_items, and max_added_distortion if there
@@ -292,7 +295,8 @@ def save_semantic_ids(
     """
     if codebooks is not None:
         _check_identity(ids, codebooks, where="semantic IDs to save")
-    facts: dict[str, Any] = {
+    facts = {
+        **(facts or {}),
         "codebook_sizes": list(ids.codebook_sizes),
         "identity": ids.identity,
         "collisions": ids.collisions,
@@ -318,7 +322,7 @@ def load_semantic_ids(
 
     Args:
         path: its folder.
-        dataset: the dataset it has to be made from; None: not checked.
+        dataset: the dataset it has to be made from, row i for its item_index i; None: not checked.
         num_items: the N it has to have; None: the one it was written with.
         verify: hash the files, and compare the identity with the codebooks.
 
@@ -327,12 +331,14 @@ def load_semantic_ids(
 
     Raises:
         ArtifactError: missing, incomplete, corrupt or of another kind.
-        LineageError: made from another dataset, or the identity is not that of the codebooks.
+        LineageError: made from another dataset, a later version whose rows are not the dataset's items, or the identity
+            is not that of the codebooks.
         DataError: the codes are not what the facts say.
     """
     artifact = load_artifact(path, kind=KIND, verify=verify)
     if dataset is not None:
         check_parent(artifact, "dataset", dataset)
+        _check_rows(artifact)
     file = artifact.file(_CODES)
     try:
         codes = np.load(file, allow_pickle=False)
@@ -377,6 +383,16 @@ def check_num_items(codes: np.ndarray, num_items: int, *, where: object = "codes
             expected=f"{num_items} rows of codes",
             found=len(codes),
             fix="make the semantic IDs again from this dataset",
+        )
+
+
+def _check_rows(artifact: Artifact) -> None:
+    if ITEMS in artifact.files:
+        raise LineageError(
+            f"version {artifact.facts['version']} of the semantic IDs has its own items, not those of the dataset",
+            where=artifact.path,
+            fix="recommend with semantic_ids=... of this version; to train or evaluate, prepare a newer dataset and "
+            "tokenize it with tokenizer=published",
         )
 
 

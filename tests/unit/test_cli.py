@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from genrec.cli import INSPECT, VERBS, app, config_folders, find_config
+from genrec.cli import CATALOGUE, INSPECT, VERBS, app, config_folders, find_config
 from genrec.config.load import load_config
 from genrec.config.recipe import RecipeConfig, decided_by
 from genrec.errors import ConfigError
 
 RUNNER = CliRunner()
 COMMANDS = [[verb.name] for verb in VERBS] + [["inspect", verb.name] for verb in INSPECT]
+COMMANDS += [["catalogue", verb.name] for verb in CATALOGUE]
 CONFIGS = [file for folder in config_folders() for file in sorted(folder.glob("*/*.yaml"))]
 
 

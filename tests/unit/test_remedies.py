@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from genrec.cli import INSPECT, VERBS
+from genrec.cli import CATALOGUE, INSPECT, VERBS
 from genrec.config.load import describe
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "genrec"
-KEYS = {line.key.split("  ")[0] for verb in (*VERBS, *INSPECT) if verb.root is not None for line in describe(verb.root)}
+ROOTS = [verb.root for verb in (*VERBS, *INSPECT, *CATALOGUE) if verb.root is not None]
+KEYS = {line.key.split("  ")[0] for root in ROOTS for line in describe(root)}
 SHORT = {key.removesuffix(".name") for key in KEYS if key.endswith(".name")}  # split=temporal for split.name=temporal
 REMEDY = re.compile(r"(?:^|[\s,(])((?:[a-z_]+\.)*[a-z_]+)=(?=[\w'\[{.]|$)")
 

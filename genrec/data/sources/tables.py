@@ -142,6 +142,20 @@ def read_table(
     return replace(raw, items=table, files=(*files, *item_files), items_file=item_files[0])
 
 
+def read_items(path: Path, **columns: Unpack[TableColumns]) -> pl.DataFrame:
+    """Items alone, from a table of any of the kinds that `read_table` reads: columns `RAW_ITEMS`, texts cleaned.
+
+    Args:
+        path: file, folder of Parquet files, or glob.
+        **columns: the column map of `read_table`, of which the item's columns count.
+
+    Raises:
+        DataError, StorageError: as `read_table`.
+    """
+    files, kind = find_tables(path.parent, path.name, "items")
+    return _read_items(files, kind, columns.get("item_column", "item_id"), columns)
+
+
 def find_tables(raw_dir: Path, name: str, option: str = "interactions") -> tuple[tuple[Path, ...], str]:
     """The files that `name` (a file, a folder or a glob) stands for, in the order of their names, and their format.
 

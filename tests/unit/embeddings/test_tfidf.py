@@ -15,7 +15,7 @@ import pytest
 
 from genrec.data.synthetic import PlantedCatalogue
 from genrec.embeddings.rows import is_zero_row
-from genrec.embeddings.tfidf import embed_tfidf
+from genrec.embeddings.tfidf import embed_tfidf, fit_tfidf
 from genrec.errors import ConfigError, DataError
 
 
@@ -140,3 +140,18 @@ def test_office_titles(data_root) -> None:
     cosine = vectors @ vectors.T
     np.fill_diagonal(cosine, -1.0)
     assert (leaf[cosine.argmax(axis=1)] == leaf).mean() > 0.6
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_fitted_text_folded_in_again_has_its_vector(normalise: bool) -> None:
+    """Also where all singular vectors are asked for; a text without known words has none."""
+    items = PlantedCatalogue.create(num_items=60, num_categories=5).items
+    texts = [*(f"{title} {more}" for title, more in zip(items["title"], items["description"], strict=True)), ""]
+    for dimensions in (3, 20):
+        fitted = fit_tfidf(texts, dimensions=dimensions, normalise=normalise)
+        assert np.array_equal(fitted.vectors, embed_tfidf(texts, dimensions=dimensions, normalise=normalise))
+        again = fitted.fold_in([*texts[::-1], None, "zzzz qqqq"])
+        np.testing.assert_allclose(again[:61], fitted.vectors[::-1], atol=1e-5)
+        assert is_zero_row(again[61:]).all()
+        twice = fitted.fold_in([f"{texts[0]} zzzz"])
+        np.testing.assert_allclose(twice[0], fitted.vectors[0], atol=1e-5)

@@ -375,3 +375,23 @@ def test_a_planted_chain_is_learnt_to_its_entropy() -> None:
     error = math.sqrt(0.7 * 0.3 / held_out[:, 1:].numel()) * math.log(0.7 / (0.3 / 19))
     assert entropy - 4 * error < nll < entropy + 4 * error + 0.1
     assert (best == successor[held_out[:, -2].numpy()]).mean() > 0.95
+
+
+@pytest.mark.parametrize("node_embeddings", [True, False])
+def test_appended_items_leave_the_others_alone_under_vocabulary(node_embeddings: bool) -> None:
+    """Old items keep their log-probabilities; a new one has those of its codes alone, wherever its row is."""
+    codes = draw_codes(18)
+    old = build(codes[:14], normalisation="vocabulary", node_embeddings=node_embeddings)
+    order = np.random.default_rng(7).permutation(18)
+    rows: Codes = [codes[item] for item in order]
+    new = build(rows, trained=[], normalisation="vocabulary", node_embeddings=node_embeddings)
+    places = torch.from_numpy(np.argsort(order)[:14])
+    new.load_adapted(old.state_dict(), places)
+    histories = random_batch(14)[0]
+    lengths = torch.full((8,), 5)
+    with torch.no_grad():
+        before = score_catalogue(old, old.trie, old.encode(histories, lengths))
+        after = score_catalogue(new, new.trie, new.encode(places[histories], lengths))
+    torch.testing.assert_close(after[:, places], before, rtol=1e-5, atol=1e-5)
+    assert float(after.exp().sum(dim=1).max()) <= 1 + 1e-5
+    assert bool((after.exp().sum(dim=1) > before.exp().sum(dim=1)).all())

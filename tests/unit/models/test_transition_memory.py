@@ -281,3 +281,43 @@ def test_gains_and_floors_are_learnt_and_what_is_held_is_not() -> None:
 def test_a_catalogue_that_is_too_large_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"at most 200,000 items, found 200,001.*model\.memory\.followers=0"):
         TransitionMemory(LARGEST_CATALOGUE + 1, 3, MemorySettings(followers=1))
+
+
+@given(st.permutations(range(NUM_ITEMS + 2)), st.lists(st.integers(0, NUM_ITEMS - 1), max_size=4), st.integers(0, 50))
+@settings(max_examples=50)
+def test_a_memory_moves_with_its_items(order: list[int], gone: list[int], seed: int) -> None:
+    """Against the dense matrix: entries among items that stay are where both now are, all others are 0."""
+    followers = [3, NUM_ITEMS][seed % 2]
+    old = remembering(draw_rows(seed), followers=followers)
+    kept = [item for item in range(NUM_ITEMS) if item not in gone]
+    num_items = len(kept) + 2
+    spots = [place for place in order if place < num_items]
+    places = torch.full((NUM_ITEMS,), -1, dtype=torch.int64)
+    places[kept] = torch.tensor(spots[: len(kept)], dtype=torch.int64)
+    new = TransitionMemory(num_items, 3, old.settings)
+    new.take_over(old.state_dict(), places)
+
+    def matrix(memory: TransitionMemory) -> np.ndarray:
+        dense = np.zeros((len(memory.neighbours),) * 2, dtype=np.float32)
+        for item, (columns, weights) in enumerate(zip(memory.neighbours, memory.weights, strict=True)):
+            for column, weight in zip(columns.tolist(), weights.tolist(), strict=True):
+                if column >= 0:
+                    dense[item, column] += weight
+        return dense
+
+    before, expected = matrix(old), np.zeros((num_items, num_items), dtype=np.float32)
+    for source in kept:
+        for target in kept:
+            expected[places[source], places[target]] = before[source, target]
+    np.testing.assert_array_equal(matrix(new), expected)
+    for name in ("source_scale", "target_scale"):
+        scale = dict(zip(spots, old.get_buffer(name)[kept].tolist(), strict=False))
+        assert new.get_buffer(name).tolist() == [scale.get(item, 1.0) for item in range(num_items)]
+
+
+def test_a_memory_that_moves_nowhere_stays_bit_equal() -> None:
+    old = remembering(draw_rows(4), followers=3)
+    new = TransitionMemory(NUM_ITEMS, 3, old.settings)
+    new.take_over(old.state_dict(), torch.arange(NUM_ITEMS))
+    for name in ("neighbours", "weights", "source_scale", "target_scale"):
+        assert torch.equal(new.get_buffer(name), old.get_buffer(name))
