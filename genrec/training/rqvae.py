@@ -303,6 +303,9 @@ class RqVaeQuantizer:
         told = LambdaCallback(
             on_train_epoch_end=lambda trainer, _: progress and progress("rqvae", len(task.history) + 1, options.epochs)
         )
+        lightning = logging.getLogger("lightning.pytorch")
+        level = lightning.level
+        lightning.setLevel(logging.WARNING)  # its news are of devices and of how to scale, not of codes
         trainer = pl.Trainer(
             max_epochs=options.epochs,
             accelerator=options.accelerator,
@@ -318,6 +321,8 @@ class RqVaeQuantizer:
             trainer.fit(task, stream)
         except SystemExit as error:  # what Lightning makes of an interrupt
             raise KeyboardInterrupt from error
+        finally:
+            lightning.setLevel(level)
         logger.info("rqvae: %s", task.history[-1])
         self.mean_, self.scale_, self.history_ = stream.mean, stream.scale, task.history
         self.encoder_, self.decoder_ = _layers(model.encoder), _layers(model.decoder)
