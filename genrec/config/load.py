@@ -247,8 +247,9 @@ def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str,
         node = _annotate(node.value, node.origin) if isinstance(node, Leaf) and isinstance(node.value, dict) else node
         if isinstance(node, Leaf):
             raise _wrong(node, path, "a section of keys")
-        inner = typing.get_args(kind)[1]
-        return {key: _build(inner, entry, (*path, key), missing) for key, entry in node.items()}
+        inner, base = typing.get_args(kind)[1], default if isinstance(default, Mapping) else {}
+        given = {key: _build(inner, node[key], (*path, key), missing, base.get(key, MISSING)) for key in node}
+        return {**base, **given}
     if isinstance(node, dict):
         origin = _origin(node)
         raise ConfigError(f"key {'.'.join(path)!r} is not a section", where=origin, expected=_type_name(kind))
@@ -271,6 +272,8 @@ def _build_section(
     for name, field in fields.items():
         # A section that is only partly given keeps the rest of the default section, not of the class.
         inherited = getattr(default, name) if isinstance(default, section) else _default(field)
+        if "name" in node and typing.get_origin(hints[name]) is dict:
+            inherited = _default(field)  # who names the variant names its parts too
         if name in node:
             values[name] = _build(hints[name], node[name], (*path, name), missing, inherited)
             _check_range(field, values[name], node[name], (*path, name))

@@ -172,6 +172,11 @@ class CombinedEmbedding:
     parts: dict[str, Embedding] = key("named embeddings, each with its weight")
 
 
+def _text_and_signals() -> CombinedEmbedding:
+    """What was best on Office and Beauty of all that needs no model from elsewhere (experiments, tokenisers)."""
+    return CombinedEmbedding(parts={"text": TfidfEmbedding(), "signals": CooccurrenceEmbedding(weight=0.5)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
     """Item text or signals -> vectors."""
@@ -179,7 +184,7 @@ class EmbedConfig:
     dataset: Path = key("folder of a prepared dataset")
     output: Path = key("folder of the embeddings to write")
     overwrite: bool = key("replace an existing output", False)
-    embedding: Embedding | CombinedEmbedding = key("what the vectors are made of", TfidfEmbedding)
+    embedding: Embedding | CombinedEmbedding = key("what the vectors are made of", _text_and_signals)
 
 
 # --- catalogue -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from genrec.config import schema
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
-from genrec.errors import ConfigError
+from genrec.errors import ConfigError, GenrecError
 from genrec.terminal import Outcome, Progress, Table
 
 
@@ -27,9 +30,13 @@ def embed(config: schema.EmbedConfig, *, progress: Progress) -> Outcome:
         )
     if not parts:
         raise ConfigError("nothing to combine", where="key 'embedding.parts'", expected="at least one part")
-    blocks = {name: _embed_one(part, dataset, progress) for name, part in parts.items()}
+    is_combined = isinstance(chosen, schema.CombinedEmbedding)
+    blocks = {}
+    for name, part in parts.items():
+        with _keys_of(name) if is_combined else nullcontext():
+            blocks[name] = _embed_one(part, dataset, progress)
     facts = {name: {**to_plain(part), "dimensions": blocks[name].shape[1]} for name, part in parts.items()}
-    if isinstance(chosen, schema.CombinedEmbedding):
+    if is_combined:
         facts = {name: {"part": name, **fact} for name, fact in facts.items()}
         vectors = combine([(name, block, parts[name].weight) for name, block in blocks.items()])
     else:
@@ -48,6 +55,16 @@ def embed(config: schema.EmbedConfig, *, progress: Progress) -> Outcome:
     rows = tuple((label, f"{value:,}") for label, value in zip(labels, sizes.values(), strict=True))
     summary = {"output": str(config.output), "identity": artifact.identity, **sizes}
     return Outcome(summary, (Table(f"{config.output}", ("what", "value"), rows, left=("what",)),))
+
+
+@contextmanager
+def _keys_of(part: str) -> Iterator[None]:
+    """In the block, a remedy names the keys of a part as they are in a combination."""
+    try:
+        yield
+    except GenrecError as error:
+        error.args = (re.sub(r"\bembedding\.(?=[a-z])", f"embedding.parts.{part}.", str(error)),)
+        raise
 
 
 def _embed_one(part: schema.Embedding, dataset: Dataset, progress: Progress) -> np.ndarray:

@@ -164,7 +164,7 @@ def test_existing_output_is_kept(dataset: Path) -> None:
 def test_an_artifact_is_not_replaced_by_another_kind_nor_written_into(tmp_path: Path) -> None:
     works(*SYNTHETIC, f"output={tmp_path}/d")
     before = (tmp_path / "d" / "manifest.json").read_bytes()
-    words = ["embed", f"dataset={tmp_path}/d", "embedding.dimensions=8"]
+    words = ["embed", f"dataset={tmp_path}/d", "embedding=tfidf", "embedding.dimensions=8"]
     assert "choose another output" in fails(*words, f"output={tmp_path}/d", "overwrite=true", code=2)
     works(*words, f"output={tmp_path}/e")
     line = fails(*SYNTHETIC, f"output={tmp_path}/e", "overwrite=true", code=2)
@@ -201,7 +201,7 @@ def test_artifacts_of_different_parents(dataset: Path, tmp_path: Path) -> None:
     from genrec.errors import LineageError
 
     works(*SYNTHETIC, "source.seed=5", f"output={tmp_path}/other")
-    works("embed", f"dataset={dataset}", f"output={tmp_path}/e", "embedding.dimensions=8")
+    works("embed", f"dataset={dataset}", f"output={tmp_path}/e", "embedding=tfidf", "embedding.dimensions=8")
     other = Dataset.load(tmp_path / "other")
     with pytest.raises(LineageError) as caught:
         load_embeddings(tmp_path / "e", other.artifact)

@@ -58,7 +58,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("road")
     size = ["source.num_users=150", f"source.num_items={NUM_ITEMS}", "source.num_categories=4"]
     works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     tokenize(folder, folder / "e", folder / "s")
     words = [f"dataset={folder}/d", f"semantic_ids={folder}/s", f"run={folder}/run", "model.memory.followers=20"]
     works("train", *words, *MODEL, *SHORT)
@@ -326,7 +326,7 @@ def test_training_goes_on_with_published_ids_on_newer_data(road: Path, tmp_path:
 def test_dataset_and_embeddings_may_be_elsewhere_but_not_others(road: Path, tmp_path: Path) -> None:
     for name in ("d", "e"):
         shutil.copytree(road / name, tmp_path / name)
-    works("embed", f"dataset={road}/d", f"output={tmp_path}/e8", "embedding.dimensions=8")
+    works("embed", f"dataset={road}/d", f"output={tmp_path}/e8", "embedding=tfidf", "embedding.dimensions=8")
     tokenize(road, tmp_path / "e", tmp_path / "s")
     (tmp_path / "e").rename(tmp_path / "moved")
     assert "no such artifact" in fails(*append(tmp_path, road / "new.csv", tmp_path / "o"), code=3)

@@ -52,7 +52,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("d", 0), ("other", 1)):
         size = ["source.num_users=120", f"source.num_items={NUM_ITEMS}", "source.num_categories=4"]
         works("prepare", "synthetic", *size, f"source.seed={seed}", f"output={folder}/{name}")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     works(*tokenize(folder, folder / "a"))
     works(*tokenize(folder, folder / "b", "tokenizer.codebook_sizes=[8,8,8]", "figures=false"))
     return folder

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imported")
     size = ["source.num_users=100", f"source.num_items={NUM_ITEMS}", "source.num_categories=4"]
     works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=8")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=8")
     return folder
 
 

@@ -48,7 +48,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("road")
     size = ["source.num_users=150", "source.num_items=80", "source.num_categories=4"]
     works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12,12]"]
     found = works("tokenize", f"dataset={folder}/d", f"output={folder}/s", *words)
     assert found["codebook_sizes"][:3] == [12, 12, 12]  # type: ignore[index]

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rqvae")
     size = ["source.num_users=150", f"source.num_items={NUM_ITEMS}", "source.num_categories=4"]
     works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     return folder
 
 

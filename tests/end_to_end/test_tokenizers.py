@@ -48,7 +48,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizers")
     size = ["source.num_users=100", "source.num_items=80", "source.num_categories=4"]
     works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding.dimensions=16")
+    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     return folder
 
 

@@ -55,13 +55,26 @@ def test_a_section_that_changes_its_name_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_variant_without_its_name_is_that_of_the_default() -> None:
-    config = load_config(schema.EmbedConfig, [], ["dataset=d", "output=o", "embedding.dimensions=7"])
-    assert config.embedding == schema.TfidfEmbedding(dimensions=7)
+    config = load_config(schema.EmbedConfig, [], ["dataset=d", "output=o", "embedding.parts.text.dimensions=7"])
+    assert isinstance(config.embedding, schema.CombinedEmbedding)
+    assert config.embedding.parts["text"] == schema.TfidfEmbedding(dimensions=7)
 
 
 def test_a_part_of_a_default_section_keeps_the_rest() -> None:
     config = load_config(schema.QuickstartConfig, [], ["source.num_users=50"])
     assert config.source == sources.SyntheticSource(num_users=50)
+
+
+def test_a_part_of_the_default_combination_keeps_the_rest_unless_the_variant_is_named() -> None:
+    words = ["dataset=d", "output=o"]
+    default = load_config(schema.EmbedConfig, (), words).embedding
+    assert isinstance(default, schema.CombinedEmbedding)
+    changed = load_config(schema.EmbedConfig, (), [*words, "embedding.parts.signals.dimensions=12"]).embedding
+    assert isinstance(changed, schema.CombinedEmbedding)
+    assert changed.parts["text"] == default.parts["text"]
+    assert changed.parts["signals"] == dataclasses.replace(default.parts["signals"], dimensions=12)
+    named = load_config(schema.EmbedConfig, (), [*words, "embedding={name: combined, parts: {a: {name: tfidf}}}"])
+    assert list(named.embedding.parts) == ["a"]
 
 
 def test_named_parts() -> None:
