@@ -142,7 +142,7 @@ def test_bad_embeddings(problem: str, dataset: Path, tmp_path: Path) -> None:
 
 
 def test_configuration_errors(tmp_path: Path) -> None:
-    assert "did you mean 'dimensions'" in fails("embed", "embedding.dimension=3", code=2)
+    assert "did you mean 'dimensions'" in fails("embed", "embedding=tfidf", "embedding.dimension=3", code=2)
     assert "expected integer" in fails(*SYNTHETIC, "filter.min_user_interactions=five", f"output={tmp_path}/o", code=2)
     assert "missing values: dataset (path), output (path)" in fails("evaluate", code=2)
 
