@@ -7,6 +7,7 @@ recommender that was trained on an earlier version takes the later one as it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,8 @@ from genrec.semantic_ids.collisions import Errors
 from genrec.semantic_ids.versions import Placement, Version, append_items, retire_items, some_ids
 from genrec.terminal import Outcome, Progress
 
+# A remedy of `genrec prepare`; a version has all of the items that were given, or is not written.
+_SKIPPING = re.compile(r",? or set source\.skip_bad_lines=true to leave such \w+ out")
 MAX_FITTED = 100_000  # of the fitted items that drift is measured against
 
 
@@ -150,6 +153,11 @@ def _read_table(path: Path, source: ItemColumnsSection) -> pl.DataFrame:
         return read_items(path, **asdict(source))
     except MissingFileError as error:
         raise MissingFileError("there is no such file", where=path, fix="set items=... to the file of items") from error
+    except DataError as error:
+        error.args = (_SKIPPING.sub("", str(error)),)
+        if "missing column" in str(error):
+            error.args = (f"{error}; set source.item_id_column=... to the column of the item id",)
+        raise
 
 
 def _split(ids: str) -> list[str]:

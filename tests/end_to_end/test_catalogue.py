@@ -87,6 +87,19 @@ def retire(road: Path, output: Path, *more: str, table: str = "s2") -> list[str]
     return ["catalogue", "retire", f"semantic_ids={road}/{table}", f"output={output}", *more]
 
 
+def test_files_of_new_items_are_read_whole_or_not_at_all(road: Path, tmp_path: Path) -> None:
+    files = {
+        "latin.csv": ("item_id,title\nq,Stift f\u00fcr B\u00fcro\n".encode("latin-1"), "save the file as UTF-8\n"),
+        "sku.csv": (b"sku,title\nq,pen\n", "set source.item_id_column=... to the column of the item id"),
+    }
+    for name, (content, expected) in files.items():
+        (tmp_path / name).write_bytes(content)
+        line = fails(*append(road, tmp_path / name, tmp_path / "o"), code=3)
+        assert expected in line
+        assert "skip_bad_lines" not in line
+        assert not (tmp_path / "o").exists()
+
+
 def test_published_ids_stay_and_twins_get_the_next_suffix(road: Path) -> None:
     first, second = load_published(road / "s"), load_published(road / "s2")
     assert (first.number, second.number) == (1, 2)
