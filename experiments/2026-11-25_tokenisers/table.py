@@ -81,7 +81,9 @@ def mean(values: list[float]) -> float:
 
 def ranks(values: list[float]) -> list[float]:
     """From 1; equal values have the mean of their ranks."""
-    return [sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values]
+    return [
+        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
+    ]
 
 
 def spearman(left: list[float], right: list[float]) -> float:
@@ -107,7 +109,9 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def print_tokenisers(rows: dict[str, dict[str, Any]]) -> None:
-    print("| tokeniser | levels | R@10 | N@10 | by seed | collisions | perplexity by level | unexplained | neighbours, depth 1 | proxy, last 5, depth 1: lift, nats |")
+    print(
+        "| tokeniser | levels | R@10 | N@10 | by seed | collisions | perplexity by level | unexplained | neighbours, depth 1 | proxy, last 5, depth 1: lift, nats |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, row in sorted(rows.items(), key=lambda item: -mean(item[1]["recall"])):
         health = row["health"]
