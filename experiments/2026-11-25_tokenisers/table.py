@@ -1,5 +1,5 @@
-"""Tables of this experiment from `results/`: health and validation of each tokeniser, and which health figure goes along
-with what training makes of it (Spearman's rank correlation over tokenisers). Standard library only.
+"""Tables of this experiment from `results/`: health and validation of each tokeniser, and which health figure goes
+along with what training makes of it (Spearman's rank correlation over tokenisers). Standard library only.
 
     python3 table.py office      # or beauty
 """
@@ -81,9 +81,9 @@ def mean(values: list[float]) -> float:
 
 def ranks(values: list[float]) -> list[float]:
     """From 1; equal values have the mean of their ranks."""
-    return [
-        sum(other < value for other in values) + (sum(other == value for other in values) + 1) / 2 for value in values
-    ]
+    below = [sum(other < value for other in values) for value in values]
+    equal = [sum(other == value for other in values) for value in values]
+    return [low + (same + 1) / 2 for low, same in zip(below, equal, strict=True)]
 
 
 def spearman(left: list[float], right: list[float]) -> float:
@@ -109,13 +109,13 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def print_tokenisers(rows: dict[str, dict[str, Any]]) -> None:
-    print(
-        "| tokeniser | levels | R@10 | N@10 | by seed | collisions | perplexity by level | unexplained | neighbours, depth 1 | proxy, last 5, depth 1: lift, nats |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ("tokeniser", "levels", "R@10", "N@10", "by seed", "collisions", "perplexity by level", "unexplained")
+    columns = (*columns, "neighbours, depth 1", "proxy, last 5, depth 1: lift, nats")
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
     for name, row in sorted(rows.items(), key=lambda item: -mean(item[1]["recall"])):
         health = row["health"]
-        levels, near = health["levels"], health["neighbours"]
+        levels, near, proxy = health["levels"], health["neighbours"], health["proxy"]["recent"]["depths"][0]
         cells = [
             name,
             " ".join(str(level["size"]) for level in levels),
@@ -126,7 +126,7 @@ def print_tokenisers(rows: dict[str, dict[str, Any]]) -> None:
             " ".join(f"{100 * level['perplexity_share']:.0f} %" for level in levels),
             "-" if levels[-1]["unexplained"] is None else f"{100 * levels[-1]['unexplained']:.0f} %",
             "-" if near is None else f"{100 * near['depths'][0]['share']:.0f} %",
-            f"{health['proxy']['recent']['depths'][0]['lift']:.2f}, {health['proxy']['recent']['depths'][0]['information']:.3f}",
+            f"{proxy['lift']:.2f}, {proxy['information']:.3f}",
         ]
         print("| " + " | ".join(cells) + " |")
 
