@@ -25,7 +25,8 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize("joint_depth", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("joint_depth", [1, 3])
 def test_the_optimum_of_a_planted_catalogue_is_reached(joint_depth: int, tmp_path: Path) -> None:
     words = [*PLANTED, f"train.model.joint_depth={joint_depth}", "train.model.memory.followers=0"]
     result = CliRunner().invoke(app, ["run", "synthetic", *words, f"output={tmp_path / 'out'}", "--json"])

@@ -103,8 +103,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+KILLS = {"first": 0, "record": -3, "middle": 7, "boundary": 10, "validation": -2, "last": 23}
+SLOW = ("first", "record", "boundary", "last")  # two processes each, which import Lightning
+
+
 @pytest.mark.parametrize(
-    "kill", [0, -3, 7, 10, -2, 23], ids=["first", "record", "middle", "boundary", "validation", "last"]
+    "kill", [pytest.param(at, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, at in KILLS.items()]
 )
 def test_a_killed_run_ends_with_equal_weights_and_records(kill: int, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
