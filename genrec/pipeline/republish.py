@@ -55,7 +55,7 @@ def republish(config: training.TokenizeConfig, tokenizer: training.PublishedToke
         examples_table(found["examples"]),
     )
     try:
-        check_gates(found, **asdict(config.gates))
+        check_gates(found, **asdict(config.gates), are_given=True)
     except GateError as error:
         error.evidence = Outcome({"health": found}, shown, notes=("a gate failed, nothing was written",))
         raise

@@ -39,6 +39,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
     vectors = codebooks = decode = None
     if config.tokenizer.embeddings is not None:
         parents["embeddings"], vectors = load_embeddings(config.tokenizer.embeddings, dataset.artifact)
+    is_imported = isinstance(config.tokenizer, training.ImportedTokenizer)
     if isinstance(config.tokenizer, training.ImportedTokenizer):
         codes, account = import_codes(config.tokenizer, dataset)
         ids, report = from_codes(codes, collisions=config.tokenizer.collisions, reserve=config.tokenizer.reserve)
@@ -68,7 +69,7 @@ def tokenize(config: training.TokenizeConfig, *, progress: Progress) -> Outcome:
         examples_table(found["examples"]),
     )
     try:
-        check_gates(found, **asdict(config.gates))
+        check_gates(found, **asdict(config.gates), are_given=is_imported)
     except GateError as error:
         error.evidence = Outcome({"health": found}, tables, notes=("a gate failed, nothing was written",))
         raise

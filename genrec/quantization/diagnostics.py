@@ -121,6 +121,7 @@ def check_gates(
     min_perplexity_share: float = MIN_PERPLEXITY_SHARE,
     max_dead_share: float = MAX_DEAD_SHARE,
     min_proxy_lift: float = 0.0,
+    are_given: bool = False,
 ) -> None:
     """Stops a table that no model should be trained on.
 
@@ -131,6 +132,7 @@ def check_gates(
         max_dead_share: unused codes / K_l of every level; 1 lets all pass.
         min_proxy_lift: how much more often than by chance the first code of the next item has to be one of the last
             items'; 0 lets all pass.
+        are_given: the codes were imported or published before, so that no key of a quantiser would mend them.
 
     Raises:
         GateError: names every gate that failed.
@@ -158,12 +160,15 @@ def check_gates(
         if dead > max_dead_share:
             failed.append((f"{name} dead codes at most {max_dead_share:.3g}", f"{dead:.3g}", fewer))
     failed.extend(_failed_lift(health.get("proxy"), min_proxy_lift))
+    fixes = (
+        ["make others with tokenizer=residual_kmeans"] if are_given else list(dict.fromkeys(fix for *_, fix in failed))
+    )
     if failed:
         raise GateError(
             "the semantic IDs are unhealthy",
             expected=", ".join(expected for expected, _, _ in failed),
             found=", ".join(found for _, found, _ in failed),
-            fix=", ".join(dict.fromkeys(fix for _, _, fix in failed)) + ", or relax the gates",
+            fix=", ".join(fixes) + ", or relax the gates",
         )
 
 

@@ -209,6 +209,8 @@ def test_gates_name_what_failed() -> None:
     assert "found 0.5, 0.75" in message
     assert "level 2" not in message
     assert "raise tokenizer.codebook_sizes or add a level" in message
+    with pytest.raises(GateError, match=r"0\.75\); make others with tokenizer=residual_kmeans, or relax the gates$"):
+        check_gates(report, are_given=True)
     with pytest.raises(GateError, match=r"\(expected level 1 perplexity share at least 0\.26, found 0\.25\); lower"):
         check_gates(report, max_collision_rate=1.0, max_dead_share=1.0, min_perplexity_share=0.26)
     check_gates(report, max_collision_rate=0.5, max_dead_share=0.75, min_perplexity_share=0.25)
