@@ -22,6 +22,49 @@ from genrec.errors import ConfigError
 from genrec.models.transformer import ATTENTIONS, NORM_EPS, Dropout, Rotary
 
 
+class Heads(NamedTuple):
+    """Of an attention; see `share_heads`.
+
+    Attributes:
+        queries: H.
+        keys: Hkv, a divisor of H; keys and values have as many.
+        width: E, even.
+    """
+
+    queries: int
+    keys: int
+    width: int
+
+
+def share_heads(width: int, num_heads: int, *, num_kv_heads: int | None = None, head_width: int | None = None) -> Heads:
+    """The heads of a stack of some width.
+
+    Args:
+        width: D.
+        num_heads: H.
+        num_kv_heads: Hkv; None: H.
+        head_width: E; None: D / H.
+
+    Raises:
+        ConfigError: D is no multiple of H where it has to be, or H none of Hkv.
+
+    >>> share_heads(128, 8, num_kv_heads=2)
+    Heads(queries=8, keys=2, width=16)
+    """
+    if head_width is None and width % num_heads:
+        raise ConfigError("the width must be a multiple of the number of heads", found=f"{width} and {num_heads}")
+    keys = num_heads if num_kv_heads is None else num_kv_heads
+    if num_heads % keys:
+        raise ConfigError(
+            "the heads cannot share the keys evenly",
+            where="key 'model.num_kv_heads'",
+            expected=f"a divisor of {num_heads}",
+            found=keys,
+            fix=f"model.num_kv_heads={math.gcd(num_heads, keys)}",
+        )
+    return Heads(num_heads, keys, width // num_heads if head_width is None else head_width)
+
+
 class KeysValues(NamedTuple):
     """What one layer has kept of rows, turned by their positions; shared by all that extends a row.
 
@@ -38,43 +81,31 @@ class GroupedAttention(nn.Module):
 
     Args:
         width: D.
-        num_heads: H.
-        num_kv_heads: Hkv, a divisor of H.
-        head_width: E, even.
+        heads: of it.
         max_length: longest row, what extends it included.
         kind: "softmax" or "sdpa"; what extends rows always goes by plain products, joined in one softmax.
     """
 
-    def __init__(
-        self, width: int, *, num_heads: int, num_kv_heads: int, head_width: int, max_length: int, kind: str
-    ) -> None:
+    def __init__(self, width: int, heads: Heads, *, max_length: int, kind: str = "softmax") -> None:
         super().__init__()
-        if num_heads % num_kv_heads:
-            raise ConfigError(
-                "the heads cannot share the keys evenly",
-                where="key 'model.num_kv_heads'",
-                expected=f"a divisor of {num_heads}",
-                found=num_kv_heads,
-                fix=f"model.num_kv_heads={math.gcd(num_heads, num_kv_heads)}",
-            )
         if kind not in ATTENTIONS:
             raise ConfigError("unknown attention", expected=" or ".join(ATTENTIONS), found=repr(kind))
-        self.heads, self.head_width, self.kind = (num_heads, num_kv_heads), head_width, kind
-        self.qkv = nn.Linear(width, (num_heads + 2 * num_kv_heads) * head_width, bias=False)
-        self.out = nn.Linear(num_heads * head_width, width, bias=False)
-        self.rotary = Rotary(head_width, max_length=max_length)
+        self.heads, self.kind = heads, kind
+        self.qkv = nn.Linear(width, (heads.queries + 2 * heads.keys) * heads.width, bias=False)
+        self.out = nn.Linear(heads.queries * heads.width, width, bias=False)
+        self.rotary = Rotary(heads.width, max_length=max_length)
 
     def read(self, x: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B S D"], KeysValues]:
         """Attention within rows that begin at position 0, and what it keeps of them."""
         query, key, value = (part.transpose(1, 2) for part in self._project(x))  # [B, heads, S, E]
         query, key = self.rotary(query), self.rotary(key)
-        groups = self.heads[0] // self.heads[1]
+        groups = self.heads.queries // self.heads.keys
         if self.kind == "sdpa":
             y = F.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=groups > 1)
         else:
             is_later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
             all_keys, all_values = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-            scores = (query / math.sqrt(self.head_width)) @ all_keys.transpose(-1, -2)
+            scores = (query / math.sqrt(self.heads.width)) @ all_keys.transpose(-1, -2)
             y = scores.masked_fill(is_later, -torch.inf).softmax(dim=-1) @ all_values
         return self.out(y.transpose(1, 2).flatten(2)), KeysValues(key, value)
 
@@ -92,12 +123,11 @@ class GroupedAttention(nn.Module):
         over what is one's own); no copy of it is made for any token. One softmax joins both.
         """
         batch, count, _ = x.shape
-        num_heads, num_kv_heads = self.heads
         query, key, value = self._project(x)  # [B, Q, heads, E]
         query, key = (self._turn(part, places) for part in (query, key))
         own = torch.stack([key, value], dim=2).unsqueeze(2)
         line = own if line is None else torch.cat([line, own], dim=2)  # [B, Q, A, 2, Hkv, E]
-        query = query.view(batch, count, num_kv_heads, -1, self.head_width) / math.sqrt(self.head_width)
+        query = query.view(batch, count, self.heads.keys, -1, self.heads.width) / math.sqrt(self.heads.width)
         grouped = query.transpose(1, 2)  # [B, Hkv, Q, G, E]
         far = (grouped.flatten(2, 3) @ row.keys.transpose(-1, -2)).view(*grouped.shape[:4], -1)
         far = far.masked_fill(~is_seen.unsqueeze(1).unsqueeze(3), -torch.inf)
@@ -107,12 +137,11 @@ class GroupedAttention(nn.Module):
         far, near = weights.split([far.shape[-1], near.shape[-1]], dim=-1)
         seen = (far.flatten(2, 3) @ row.values).view_as(grouped).transpose(1, 2)
         y = seen + near.transpose(1, 2) @ values  # [B, Q, Hkv, G, E]
-        return self.out(y.reshape(batch, count, num_heads * self.head_width)), line
+        return self.out(y.reshape(batch, count, -1)), line
 
     def _project(self, x: Float[Tensor, "B Q D"]) -> tuple[Tensor, ...]:
-        num_heads, num_kv_heads = self.heads
-        parts = self.qkv(x).unflatten(-1, (-1, self.head_width))
-        return parts.split([num_heads, num_kv_heads, num_kv_heads], dim=2)
+        queries, keys, width = self.heads
+        return self.qkv(x).unflatten(-1, (-1, width)).split([queries, keys, keys], dim=2)
 
     def _turn(self, x: Float[Tensor, "B Q H E"], places: Int64[Tensor, "B Q"]) -> Float[Tensor, "B Q H E"]:
         return self.rotary.at(x.flatten(0, 1), places.flatten()).view_as(x)
@@ -169,16 +198,11 @@ class Llama(nn.Module):
     Args:
         width: D.
         num_layers: N.
-        num_heads: H.
-        num_kv_heads: Hkv, a divisor of H; None: H.
-        head_width: E; None: D / H.
+        heads: of the attentions.
         hidden: width of SwiGLU between its products.
         max_length: longest row, what extends it included.
         attention: "softmax" or "sdpa".
         dropout: rate on the branches of the blocks; the original has none.
-
-    Raises:
-        ConfigError: widths and heads that do not go together.
     """
 
     def __init__(
@@ -186,30 +210,22 @@ class Llama(nn.Module):
         width: int,
         *,
         num_layers: int,
-        num_heads: int,
-        num_kv_heads: int | None = None,
-        head_width: int | None = None,
+        heads: Heads,
         hidden: int,
         max_length: int,
         attention: str = "softmax",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if head_width is None and width % num_heads:
-            raise ConfigError("the width must be a multiple of the number of heads", found=f"{width} and {num_heads}")
-
-        def block() -> LlamaBlock:
-            inner = GroupedAttention(
+        self.blocks = nn.ModuleList(
+            LlamaBlock(
                 width,
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads or num_heads,
-                head_width=head_width or width // num_heads,
-                max_length=max_length,
-                kind=attention,
+                hidden,
+                GroupedAttention(width, heads, max_length=max_length, kind=attention),
+                dropout=dropout,
             )
-            return LlamaBlock(width, hidden, inner, dropout=dropout)
-
-        self.blocks = nn.ModuleList(block() for _ in range(num_layers))
+            for _ in range(num_layers)
+        )
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
 
     def forward(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:

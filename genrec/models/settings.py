@@ -99,3 +99,51 @@ class HierarchicalSettings:
             )
         if self.history_length < 1:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
+
+
+@dataclass(frozen=True)
+class DecoderOnlySettings:
+    """Size and kind of a flat recommender.
+
+    Attributes:
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        history_length: the last items that are read; older ones are cut off.
+        width: D.
+        num_layers: blocks over the tokens.
+        num_heads: of the queries of their attention.
+        num_kv_heads: of its keys and values; None: as many.
+        hidden: width of their feed-forward networks.
+        attention: "softmax" or "sdpa".
+        dropout: rate on the tokens and on the branches of the blocks.
+
+    Raises:
+        ConfigError: unknown normalisation; a temperature or a length that is not positive.
+    """
+
+    normalisation: str = "trie"
+    temperature: float = 1.0
+    node_embeddings: bool = True
+    item_embeddings: bool = True
+    history_length: int = 20
+    width: int = 128
+    num_layers: int = 8
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    hidden: int = 1024
+    attention: str = "softmax"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+
+
+def _check_common(normalisation: str, temperature: float, history_length: int) -> None:
+    if normalisation not in NORMALISATIONS:
+        raise ConfigError("unknown normalisation", expected=" or ".join(NORMALISATIONS), found=repr(normalisation))
+    if not temperature > 0:
+        raise ConfigError("the temperature must be positive", found=temperature)
+    if history_length < 1:
+        raise ConfigError("the history must have room for an item", expected="1 or more", found=history_length)

@@ -1,28 +1,29 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from genrec.errors import ConfigError
-from genrec.models.llama import GroupedAttention, Llama, LlamaBlock, SwiGlu
-
-SIZE = {"num_layers": 2, "num_heads": 4, "hidden": 20, "max_length": 16}
+from genrec.models.llama import GroupedAttention, Heads, Llama, LlamaBlock, SwiGlu, share_heads
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def stack(**options: object) -> Llama:
+def stack(*, kv_heads: int | None = None, head_width: int | None = None, attention: str = "softmax") -> Llama:
     torch.manual_seed(0)
-    model = Llama(16, **(SIZE | options))  # pyright: ignore[reportArgumentType]
+    heads = share_heads(16, 4, num_kv_heads=kv_heads, head_width=head_width)
+    model = Llama(16, num_layers=2, heads=heads, hidden=20, max_length=16, attention=attention)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
     return model.eval()
 
 
-def copy_weights(model: torch.nn.Module, ours: Llama) -> None:
+def copy_weights(model: Any, ours: Llama) -> None:
     """From a `transformers.LlamaModel`."""
     with torch.no_grad():
         for block, layer in zip(ours.blocks, model.layers, strict=True):
@@ -59,7 +60,7 @@ def test_it_gives_the_logits_of_transformers(kv_heads: int, head_width: int | No
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.3)
-    ours = stack(num_kv_heads=kv_heads, head_width=head_width, attention=attention)
+    ours = stack(kv_heads=kv_heads, head_width=head_width, attention=attention)
     copy_weights(theirs.model, ours)
     tokens = torch.randint(31, (3, 9), generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([9, 4, 6])
@@ -80,7 +81,7 @@ def test_it_gives_the_logits_of_transformers(kv_heads: int, head_width: int | No
 @pytest.mark.parametrize("kv_heads", [None, 2])
 def test_extending_rows_token_by_token_is_reading_them_whole(kv_heads: int | None) -> None:
     """Rows of different lengths; lines that cross over, as beams do."""
-    ours = stack(num_kv_heads=kv_heads)
+    ours = stack(kv_heads=kv_heads)
     rows, own = draw(2, 6, 16), draw(2, 3, 3, 16, seed=1)  # three lines of three tokens a row
     lengths = torch.tensor([6, 2])
     is_seen = (torch.arange(6) < lengths.unsqueeze(1)).unsqueeze(1)
@@ -118,7 +119,7 @@ def test_tokens_may_see_different_parts_of_a_row() -> None:
 
 
 def test_the_future_and_padding_do_not_change_the_past() -> None:
-    ours, x = stack(num_kv_heads=2), draw(2, 8, 16)
+    ours, x = stack(kv_heads=2), draw(2, 8, 16)
     changed = x.clone()
     changed[:, 5:] += 1
     before, after = ours(x), ours(changed)
@@ -130,7 +131,7 @@ def test_the_future_and_padding_do_not_change_the_past() -> None:
 def test_both_attentions_agree_in_gradient() -> None:
     gradients = []
     for attention in ("softmax", "sdpa"):
-        ours = stack(attention=attention, num_kv_heads=2)
+        ours = stack(attention=attention, kv_heads=2)
         ours(draw(2, 7, 16)).square().sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in ours.parameters()]))  # pyright: ignore
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
@@ -144,10 +145,10 @@ def test_swiglu_equals_its_formula() -> None:
 
 def test_wrong_sizes_are_errors() -> None:
     with pytest.raises(ConfigError, match="multiple of the number of heads"):
-        Llama(10, **(SIZE | {"num_heads": 3}))
+        share_heads(10, 3)
     with pytest.raises(ConfigError, match=r"key 'model.num_kv_heads'.*a divisor of 4, found 3.*num_kv_heads=1"):
-        Llama(16, **SIZE, num_kv_heads=3)
+        share_heads(16, 4, num_kv_heads=3)
     with pytest.raises(ConfigError, match="unknown attention"):
-        Llama(16, **SIZE, attention="flash")
+        GroupedAttention(16, Heads(4, 4, 4), max_length=4, kind="flash")
     with pytest.raises(ConfigError, match="even number"):
-        GroupedAttention(9, num_heads=3, num_kv_heads=3, head_width=3, max_length=4, kind="softmax")
+        GroupedAttention(9, Heads(3, 3, 3), max_length=4)
