@@ -27,12 +27,20 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from genrec.models.code_scores import CodeScores, Prefixes
-from genrec.models.flat_tokens import FlatTokens, Grid, continued, group_parameters, last_items, lay_out, target_rows
+from genrec.models.flat_tokens import (
+    FlatTokens,
+    Grid,
+    continued,
+    group_parameters,
+    last_items,
+    lay_out,
+    score_continuations,
+    target_rows,
+)
 from genrec.models.llama import KeysValues, Llama, share_heads
 from genrec.models.node_embeddings import NodeEmbeddings, normal_table
 from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
@@ -186,25 +194,11 @@ class DecoderOnlyRecommender(nn.Module):
         row = continued(histories, targets)
         if row is None:
             return score_each_target(self, histories, targets, with_means=with_means)
-        is_target = targets >= 0
         states, _ = self.stack.read(self._inputs(row)[:, :-1])  # nothing follows the last code
-        rows, places = self._places(histories, is_target)
-        path = self.trie.path_nodes(targets[is_target])
-        above = F.pad(path[:, :-1], (1, 0))  # the root is node 0
-        everyone = torch.arange(len(rows), device=rows.device)
-        log_probs, means = [], []
-        for level in range(self.trie.num_levels):
-            decoded = states[rows, places + level]
-            prefixes = Prefixes(decoded, decoded, above[:, level])
-            found = self.scores.of_pairs(self.trie, level, prefixes, everyone, path[:, level], with_means=with_means)
-            log_probs.append(found.log_probs)
-            means += [] if found.means is None else [found.means]
-
-        def place(values: list[Tensor]) -> Tensor:
-            zeros = values[0].new_zeros(*targets.shape, self.trie.num_levels)
-            return zeros.index_put((is_target,), torch.stack(values, dim=1))
-
-        return ItemScores(place(log_probs), place(means) if with_means else None)
+        rows, places = self._places(histories, targets >= 0)
+        levels = torch.arange(self.trie.num_levels, device=rows.device)
+        states = states[rows.unsqueeze(1), places.unsqueeze(1) + levels]
+        return score_continuations(self.scores, self.trie, states, targets, with_means=with_means)
 
     def read_positions(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Histories:
         """The state of each user wherever there is a target, and what candidates there need to see of the history."""

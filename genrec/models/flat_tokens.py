@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from genrec.models.code_scores import CodeScores, Prefixes
 from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows, normal_table
-from genrec.models.recommender import ParameterGroup
+from genrec.models.recommender import ItemScores, ParameterGroup
 from genrec.models.transformer import Dropout
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -178,6 +179,33 @@ def last_items(
         return histories, lengths
     start = (lengths - limit).clamp(min=0)
     return histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device)), lengths - start
+
+
+def score_continuations(
+    scores: CodeScores,
+    trie: SemanticIdTrie,
+    states: Float[Tensor, "P L D"],
+    targets: Int64[Tensor, "B T"],
+    *,
+    with_means: bool,
+) -> ItemScores:
+    """`Recommender.score_targets` of P targets from the state before each of their codes."""
+    is_target = targets >= 0
+    path = trie.path_nodes(targets[is_target])
+    above = F.pad(path[:, :-1], (1, 0))  # the root is node 0
+    everyone = torch.arange(len(path), device=path.device)
+    log_probs, means = [], []
+    for level, decoded in enumerate(states.unbind(dim=1)):
+        prefixes = Prefixes(decoded, decoded, above[:, level])
+        found = scores.of_pairs(trie, level, prefixes, everyone, path[:, level], with_means=with_means)
+        log_probs.append(found.log_probs)
+        means += [] if found.means is None else [found.means]
+
+    def place(values: list[Tensor]) -> Tensor:
+        zeros = values[0].new_zeros(*targets.shape, trie.num_levels)
+        return zeros.index_put((is_target,), torch.stack(values, dim=1))
+
+    return ItemScores(place(log_probs), place(means) if with_means else None)
 
 
 def group_parameters(
