@@ -64,7 +64,7 @@ def hierarchical_work(sequences: list[list[int]], trie: SemanticIdTrie, kind: st
     def work() -> int:
         for items, targets, is_target in tensors:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-                log_probs = model(items, targets)
+                log_probs = model.score_targets(items, targets).log_probs
             token_cross_entropy(log_probs, is_target).loss.backward()
             model.zero_grad(set_to_none=True)
         return sum(int(is_target.sum()) for _, _, is_target in tensors)

@@ -18,7 +18,6 @@ whole subtree has to speak for it otherwise. Must not know histories, losses or 
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
@@ -27,7 +26,10 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError
+from genrec.models.code_scores import CodeScores, PairScores, Prefixes, Terms
 from genrec.models.node_embeddings import NodeEmbeddings, child_pairs, normal_table
+from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
+from genrec.models.recommender import ItemScores, gather_items
 from genrec.models.settings import HierarchicalSettings
 from genrec.models.transformer import NORM_EPS, Dropout, ResidualFeedForward
 from genrec.models.transition_memory import TransitionMemory, masses_of_depth, masses_of_nodes
@@ -94,7 +96,6 @@ class CodeDecoder(nn.Module):
                 fix=f"model.joint_depth={settings.joint_depth - 1}",
             )
         self.joint_depth = settings.joint_depth
-        self.is_trie, self.temperature = settings.normalisation == "trie", settings.temperature
         inner = sizes[:-1] if self.joint_depth < len(sizes) else ()
         self.code_embeddings = nn.ParameterList(normal_table(size, width) for size in inner)
         self.output_codes = nn.ParameterList(normal_table(size, width) for size in sizes)
@@ -109,39 +110,64 @@ class CodeDecoder(nn.Module):
         )
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.node_dropout = Dropout(settings.dropout_nodes)
+        self.scores = CodeScores(
+            self.output_codes,
+            self.node_embeddings,
+            is_trie=settings.normalisation == "trie",
+            temperature=settings.temperature,
+            node_dropout=self.node_dropout,
+            joint_depth=self.joint_depth,
+        )
 
-    def log_probs_of_items(
-        self, trie: SemanticIdTrie, users: Users, items: Int64[Tensor, " P"], memory: TransitionMemory | None
-    ) -> Float[Tensor, "P L"]:
-        """Teacher forcing: log-probability of each code of each item, given the codes before it.
+    def score_items(
+        self,
+        trie: SemanticIdTrie,
+        users: Users,
+        items: Int64[Tensor, "P C"],
+        memory: TransitionMemory | None,
+        *,
+        with_means: bool = False,
+    ) -> ItemScores:
+        """Teacher forcing of C items after each position: every distinct prefix of a position is computed once.
 
-        Under "trie", only choices among several children are computed; the rest is 0 and has no gradient.
+        Under "trie", only choices among several children are computed; the rest is 0 and has no gradient. Under a joint
+        depth J, the alternatives of the first J codes are all prefixes of J codes, and stand at level J of the means.
         """
-        nodes = trie.path_nodes(items)
-        parents = F.pad(nodes[:, :-1], (1, 0))  # the root is node 0
-        everyone = torch.arange(len(items), device=items.device)
+        tree = build_prefix_tree(trie, items)
         later = range(self.joint_depth, trie.num_levels)
-        rows = [everyone, *(self._rows_to_score(trie, level, parents[:, level]) for level in later)]
-        states, state = [users.state], users.state
-        for level in range(later.stop - 1 if later else 0):
-            state = state + self._token(level, trie.child_codes[level][nodes[:, level]], nodes[:, level])
-            states += [state] if level + 1 in later else []
-        inputs = [state.index_select(0, row) for state, row in zip(states, rows, strict=True)]
-        decoded = self._decode(torch.cat(inputs)).split([len(row) for row in rows])
-        columns = self._joint_log_probs_of_paths(trie, decoded[0], users, nodes, memory)
-        for level, row, inner in zip(later, rows[1:], decoded[1:], strict=True):
-            # Levels without a row go through it too, so that every parameter has a gradient on every rank.
-            some = Users(users.state[row], None if users.sums is None else users.sums[row])
-            of_level = (inner, some, parents[row, level], nodes[row, level])
-            log_probs = users.state.new_zeros(len(items), dtype=torch.float32)
-            columns.append(log_probs.index_put((row,), self._log_prob(trie, level, *of_level, memory)))
-        return torch.stack(columns, dim=1)
+        # Levels without a row go through the decoder too, so that every parameter has a gradient on every rank.
+        rows = {level: self.scores.has_choice(trie, level, tree.nodes[level]).nonzero().squeeze(1) for level in later}
+        states = self._states(trie, users.state, tree, until=later.stop - 1 if later else 0)
+        inputs = [users.state, *(states[level].index_select(0, rows[level]) for level in later)]
+        decoded = self._decode(torch.cat(inputs)).split([len(part) for part in inputs])
+        levels = self._joint_scores(trie, decoded[0], users, tree, memory, with_means=with_means)
+        for level, inner in zip(later, decoded[1:], strict=True):
+            chosen = rows[level]
+            owners, nodes = tree.owners[level][chosen], tree.nodes[level][chosen]
+            place = torch.full_like(tree.nodes[level], -1).index_copy(0, chosen, torch.arange(len(chosen)).to(chosen))
+            parents = place[tree.parents[level + 1]]
+            pairs = (parents >= 0).nonzero().squeeze(1)
+            found = self.scores.of_pairs(
+                trie,
+                level,
+                Prefixes(inner, inner + users.state.index_select(0, owners), nodes),
+                parents[pairs],
+                tree.nodes[level + 1][pairs],
+                terms=_terms(trie, level, users, owners, memory),
+                with_means=with_means,
+            )
+            empty = users.state.new_zeros(len(parents), dtype=torch.float32)
+            means = None if found.means is None else empty.index_put((pairs,), found.means)
+            levels.append(PairScores(empty.index_put((pairs,), found.log_probs), means))
+        return gather_items(tree, levels)
 
     def start(
         self, trie: SemanticIdTrie, users: Users, memory: TransitionMemory | None
     ) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
         """Log-probabilities of the children of the root, and the state of its one beam."""
-        log_probs = self._root_log_probs(trie, self._decode(users.state), users, memory)
+        decoded = self._decode(users.state)
+        term = _joint_term(trie, self.joint_depth, users, memory)
+        log_probs, _ = self.scores.of_root(trie, decoded, decoded + users.state, term=term)
         joint = [log_probs]
         for depth in reversed(range(1, self.joint_depth)):
             joint.insert(0, _sum_children(trie, depth, joint[0]))
@@ -161,33 +187,33 @@ class CodeDecoder(nn.Module):
         """Log-probabilities of the children of each beam's node, -inf as padding; see `Scorer`."""
         if self.joint_depth < trie.num_levels:
             path = state.path.gather(1, parents.unsqueeze(-1).expand(-1, -1, state.path.shape[-1]))
-            state = state._replace(path=path + self._token(level - 1, codes, nodes.clamp(min=0)))
-        path, children = state.path, trie.children(level, nodes)
+            state = state._replace(path=path + self._token(trie, level - 1, codes, nodes.clamp(min=0)))
         if level < self.joint_depth:
+            children = trie.children(level, nodes)
             above = state.joint[level - 1].gather(1, nodes.clamp(min=0)).unsqueeze(-1)
             below = state.joint[level].gather(1, children.nodes.clamp(min=0).flatten(1)).view_as(children.nodes)
             return (below - above).masked_fill(~children.is_valid, -torch.inf), state
-        if self.is_trie and trie.max_branching[level] == 1:
-            return torch.where(children.is_valid, 0.0, -torch.inf).to(path.dtype), state
-        user, slots = state.users.state.unsqueeze(1), children.codes.clamp(min=0)
-        decoded = self._decode(user + path)
-        logits = F.linear(decoded, self.output_codes[level]).float()  # [B, W, K]
-        terms = torch.zeros_like(slots, dtype=logits.dtype)
-        if level in self.node_embeddings.levels:
-            scores = self.node_embeddings.score_children(level, decoded + user, children.nodes)
-            terms = scores.float().masked_fill(~children.is_valid, 0.0)
-        if memory is not None and state.users.sums is not None:
-            rows = torch.arange(len(slots), device=slots.device).view(-1, 1, 1).expand_as(slots)
-            masses = masses_of_nodes(trie, level + 1, state.users.sums, rows, children.nodes)
-            terms = terms + memory.terms(level, masses).masked_fill(~children.is_valid, 0.0)
-        if self.is_trie:
-            logits = logits.gather(-1, slots) + terms
-            log_probs = self._log_softmax(logits.masked_fill(~children.is_valid, -torch.inf))
-        else:
-            log_probs = self._log_softmax(logits.scatter_add(-1, slots, terms)).gather(-1, slots)
-        return log_probs.masked_fill(~children.is_valid, -torch.inf), state
+        user = state.users.state.unsqueeze(1)
+        has_choices = not self.scores.is_trie or trie.max_branching[level] > 1
+        decoded = self._decode(user + state.path) if has_choices else state.path
+        terms = _terms(trie, level, state.users, None, memory)
+        return self.scores.of_children(trie, level, Prefixes(decoded, decoded + user, nodes), terms=terms), state
 
-    def _token(self, level: int, codes: Int[Tensor, "*B"], nodes: Int64[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+    def _states(
+        self, trie: SemanticIdTrie, state: Float[Tensor, "P D"], tree: PrefixTree, *, until: int
+    ) -> list[Float[Tensor, "R D"]]:
+        """s_l of every prefix of 0 to `until` codes."""
+        states = [state]
+        for level in range(until):
+            nodes = tree.nodes[level + 1]
+            token = self._token(trie, level, trie.child_codes[level][nodes], nodes)
+            is_shared = tree.rows.shape[1] > 1
+            states.append((states[-1].index_select(0, tree.parents[level + 1]) if is_shared else states[-1]) + token)
+        return states
+
+    def _token(
+        self, trie: SemanticIdTrie, level: int, codes: Int[Tensor, "*B"], nodes: Int64[Tensor, "*B"]
+    ) -> Float[Tensor, "*B D"]:
         """What choosing a node of depth level + 1 adds to the state."""
         token = F.embedding(codes, self.code_embeddings[level])
         if level in self.node_embeddings.levels:
@@ -199,79 +225,61 @@ class CodeDecoder(nn.Module):
             x = layer(x)
         return self.norm(x)
 
-    def _rows_to_score(self, trie: SemanticIdTrie, level: int, parents: Int64[Tensor, " P"]) -> Int64[Tensor, " _"]:
-        if self.is_trie:
-            return (trie.child_ranges(level, parents)[1] > 1).nonzero().squeeze(1)
-        return torch.arange(len(parents), device=parents.device)
-
-    def _log_softmax(self, logits: Float[Tensor, "*B M"]) -> Float[Tensor, "*B M"]:
-        return (logits / self.temperature).log_softmax(dim=-1)
-
-    def _joint_log_probs_of_paths(
+    def _joint_scores(
         self,
         trie: SemanticIdTrie,
         decoded: Float[Tensor, "P D"],
         users: Users,
-        nodes: Int64[Tensor, "P L"],
+        tree: PrefixTree,
         memory: TransitionMemory | None,
-    ) -> list[Float[Tensor, " P"]]:
-        """Log-probabilities of the first J codes of some items, each given those before it."""
-        log_probs = self._root_log_probs(trie, decoded, users, memory)
+        *,
+        with_means: bool,
+    ) -> list[PairScores]:
+        """The first J codes of every prefix of the tree, each given those before it."""
         depth = self.joint_depth
-        whole = log_probs.gather(1, nodes[:, depth - 1 : depth]).squeeze(1)
-        of_prefixes = [_log_sum_below(trie, log_probs, nodes[:, level], level + 1, depth) for level in range(depth - 1)]
-        above = [torch.zeros_like(whole), *of_prefixes]
-        return [below - before for below, before in zip([*of_prefixes, whole], above, strict=True)]
+        term = _joint_term(trie, depth, users, memory)
+        of_all, mean = self.scores.of_root(trie, decoded, decoded + users.state, term=term, with_means=with_means)
+        levels, above = [], None
+        for level in range(depth):
+            owners, nodes = tree.owners[level + 1], tree.nodes[level + 1]
+            if level + 1 == depth:
+                below = of_all.flatten().index_select(0, owners * of_all.shape[1] + nodes)
+            else:
+                below = _log_sum_below(trie, of_all, owners, nodes, level + 1, depth)
+            log_probs = below if above is None else below - above.index_select(0, tree.parents[level + 1])
+            means = None
+            if mean is not None:
+                means = mean[owners] if level + 1 == depth else torch.zeros_like(log_probs)
+            levels.append(PairScores(log_probs, means))
+            above = below
+        return levels
 
-    def _root_log_probs(
-        self, trie: SemanticIdTrie, decoded: Float[Tensor, "P D"], users: Users, memory: TransitionMemory | None
-    ) -> Float[Tensor, "P n"]:
-        """Of all prefixes of J codes, by plain matrix products."""
-        depth = self.joint_depth
-        codes = trie.prefix_codes(depth).long()  # [n, J]
-        terms = []
-        if depth - 1 in self.node_embeddings.levels:
-            queries = self.node_dropout(decoded + users.state)
-            terms.append(self.node_embeddings.score_all(depth - 1, queries).float())
-        if memory is not None and users.sums is not None:
-            terms.append(memory.terms(depth - 1, masses_of_depth(trie, depth, users.sums)))
-        if self.is_trie:
-            vectors = [F.embedding(codes[:, level], table) for level, table in enumerate(self.output_codes[:depth])]
-            logits = F.linear(decoded, functools.reduce(torch.add, vectors)).float()
-            return self._log_softmax(functools.reduce(torch.add, terms, logits))
-        logits = F.linear(decoded, self.output_codes[0]).float()
-        for term in terms:
-            logits = logits.index_add(1, codes[:, 0], term)
-        return self._log_softmax(logits)[:, codes[:, 0]]
 
-    def _log_prob(
-        self,
-        trie: SemanticIdTrie,
-        level: int,
-        decoded: Float[Tensor, "P D"],
-        users: Users,
-        parents: Int64[Tensor, " P"],
-        nodes: Int64[Tensor, " P"],
-        memory: TransitionMemory | None,
-    ) -> Float[Tensor, " P"]:
-        """Log-probability of one child of each node, past the first J codes."""
-        logits = F.linear(decoded, self.output_codes[level]).float()  # [P, K]
-        pairs = child_pairs(*trie.child_ranges(level, parents))
-        at_code = (pairs.rows, trie.child_codes[level][pairs.children].long())
-        terms = logits.new_zeros(())
-        if level in self.node_embeddings.levels:
-            terms = self.node_embeddings.score_pairs(level, self.node_dropout(decoded + users.state), pairs).float()
-        if memory is not None and users.sums is not None:
-            masses = masses_of_nodes(trie, level + 1, users.sums, pairs.rows, pairs.children)
-            terms = terms + memory.terms(level, masses)
-        if self.is_trie:
-            padded = logits.new_full((len(nodes), trie.max_branching[level]), -torch.inf)
-            logits = padded.index_put((pairs.rows, pairs.slots), logits[at_code] + terms)
-            targets = nodes - trie.child_offsets[level][parents]
-        else:
-            logits = logits.index_put(at_code, terms, accumulate=True)
-            targets = trie.child_codes[level][nodes].long()
-        return self._log_softmax(logits).gather(1, targets.unsqueeze(1)).squeeze(1)
+def _terms(
+    trie: SemanticIdTrie,
+    level: int,
+    users: Users,
+    owners: Int64[Tensor, " R"] | None,
+    memory: TransitionMemory | None,
+) -> Terms | None:
+    """The memory's term of children of depth level + 1; row r of what is asked for is user owners[r] (None: r)."""
+    sums = users.sums
+    if memory is None or sums is None:
+        return None
+
+    def terms(rows: Int64[Tensor, "*Q"], children: Int64[Tensor, "*Q"]) -> Float[Tensor, "*Q"]:
+        masses = masses_of_nodes(trie, level + 1, sums, rows if owners is None else owners[rows], children)
+        return memory.terms(level, masses)
+
+    return terms
+
+
+def _joint_term(
+    trie: SemanticIdTrie, depth: int, users: Users, memory: TransitionMemory | None
+) -> Float[Tensor, "P n"] | None:
+    if memory is None or users.sums is None:
+        return None
+    return memory.terms(depth - 1, masses_of_depth(trie, depth, users.sums))
 
 
 def _sum_children(trie: SemanticIdTrie, depth: int, log_probs: Float[Tensor, "B n"]) -> Float[Tensor, "B m"]:
@@ -284,14 +292,19 @@ def _sum_children(trie: SemanticIdTrie, depth: int, log_probs: Float[Tensor, "B 
 
 
 def _log_sum_below(
-    trie: SemanticIdTrie, log_probs: Float[Tensor, "P n"], nodes: Int64[Tensor, " P"], depth: int, lower: int
-) -> Float[Tensor, " P"]:
-    """Log-probability of one node of a depth in each row, from those of all nodes of a lower depth."""
+    trie: SemanticIdTrie,
+    log_probs: Float[Tensor, "P n"],
+    owners: Int64[Tensor, " R"],
+    nodes: Int64[Tensor, " R"],
+    depth: int,
+    lower: int,
+) -> Float[Tensor, " R"]:
+    """Log-probability of some nodes of a depth, each for its owner, from those of all nodes of a lower depth."""
     first, end = nodes, nodes + 1
     for level in range(depth, lower):
         first, end = trie.child_offsets[level][first], trie.child_offsets[level][end]
     below = child_pairs(first, end - first)
     widest = int((end - first).max()) if len(nodes) else 1
     padded = log_probs.new_full((len(nodes), widest), -torch.inf)
-    padded = padded.index_put((below.rows, below.slots), log_probs[below.rows, below.children])
+    padded = padded.index_put((below.rows, below.slots), log_probs[owners[below.rows], below.children])
     return padded.logsumexp(dim=1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,9 @@ from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from genrec.errors import ConfigError, LineageError
 from genrec.models.code_decoder import CodeDecoder, DecoderState, Users
-from genrec.models.node_embeddings import mark_rows, move_rows, normal_table
-from genrec.models.recommender import ParameterGroup
+from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows, normal_table
+from genrec.models.recommender import ItemScores, ParameterGroup, check_levels, read_settings, score_each_target
 from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.models.transformer import NORM_EPS, Block, Dropout
 from genrec.models.transition_memory import TransitionMemory, strongest, sum_in_trie_order
@@ -92,22 +91,12 @@ class HierarchicalRecommender(nn.Module):
             ConfigError: unknown key or value.
             LineageError: a trie of other levels.
         """
-        values = {key: value for key, value in facts.items() if key not in ("name", "codebook_sizes")}
-        memory = values.pop("memory", {})
-        values.setdefault("transition_embeddings", False)  # recommenders of before there were any
-        for given, kind in ((values, HierarchicalSettings), (memory, MemorySettings)):
-            known = {field.name for field in fields(kind)}
-            if unknown := sorted(set(given) - known):
-                raise ConfigError("unknown keys in the facts of a recommender", expected=sorted(known), found=unknown)
-        sizes = tuple(facts.get("codebook_sizes", ()))
-        if sizes != trie.codebook_sizes:
-            raise LineageError(
-                "the recommender was trained on other semantic IDs",
-                expected=f"codebook sizes {list(sizes)}",
-                found=list(trie.codebook_sizes),
-                fix="use the semantic IDs that its manifest names",
-            )
-        return cls(trie, HierarchicalSettings(**values, memory=MemorySettings(**memory)))
+        memory = read_settings(MemorySettings, facts.get("memory", {}))
+        # Recommenders of before there were transition embeddings do not say that they have none.
+        values = {"transition_embeddings": False, **facts, "memory": memory}
+        settings = read_settings(HierarchicalSettings, values)
+        check_levels(facts, trie)
+        return cls(trie, settings)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,6 +107,16 @@ class HierarchicalRecommender(nn.Module):
     def normalisation(self) -> str:
         """ "trie" or "vocabulary"."""
         return self.settings.normalisation
+
+    @property
+    def node_embeddings(self) -> NodeEmbeddings:
+        """Of the decoder."""
+        return self.decoder.node_embeddings
+
+    @property
+    def code_tables(self) -> list[nn.Parameter]:
+        """Of the history and of the decoder."""
+        return [*self.code_embeddings, *self.decoder.code_embeddings, *self.decoder.output_codes]
 
     def mark_trained(self, history_items: Bool[Tensor, " N"], target_items: Bool[Tensor, " N"]) -> None:
         """Lets the item-ID embeddings of `history_items` and the nodes on the paths of `target_items` count.
@@ -130,7 +129,7 @@ class HierarchicalRecommender(nn.Module):
         else:
             mark_rows(self.item_embeddings, self.item_is_trained, history_items)
         items = target_items.to(self.trie.device).nonzero().squeeze(1)
-        self.decoder.node_embeddings.mark_trained(self.trie.path_nodes(items))
+        self.node_embeddings.mark_trained(self.trie.path_nodes(items))
 
     def remember(self, similarity: csr_matrix, counts: np.ndarray) -> None:
         """Fills the memory from item-kNN's C [N, N] and the training interactions [N] of each item."""
@@ -143,7 +142,7 @@ class HierarchicalRecommender(nn.Module):
         self, *, weight_decay: float, node_weight_decay: float = 0.0, item_weight_decay: float = 0.0
     ) -> list[ParameterGroup]:
         """All parameters, each once: matrices of the networks, node vectors, item vectors, the rest (undecayed)."""
-        nodes = list(self.decoder.node_embeddings.parameters())
+        nodes = list(self.node_embeddings.parameters())
         items = [table for table in (self.item_embeddings, self.transition_embeddings) if table is not None]
         linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
         matrices = [parameter for module in linear for parameter in module.parameters()]
@@ -174,28 +173,31 @@ class HierarchicalRecommender(nn.Module):
             if name in adapted:
                 adapted[name] = move_rows(adapted[name], places.to(adapted[name].device), self.trie.num_items)
         nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
-        nodes = self.decoder.node_embeddings.adapted_state(nodes, self.trie)
+        nodes = self.node_embeddings.adapted_state(nodes, self.trie)
         # The memory is made anew of the newer data; only its gains and floors are learnt.
         if self.memory is not None:
             adapted |= {f"memory.{name}": own for name, own in self.memory.named_buffers()}
         self.load_state_dict(adapted | {inner + name: tensor for name, tensor in nodes.items()})
 
-    def forward(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
-        """`log_probs_of_targets`."""
-        return self.log_probs_of_targets(histories, targets)
-
-    def log_probs_of_targets(
-        self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]
-    ) -> Float[Tensor, "B T L"]:
+    def score_targets(
+        self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
+    ) -> ItemScores:
         """Log-probability of each code of each target; see `Recommender`. T is at most `history_length`."""
+        return score_each_target(self, histories, targets, with_means=with_means)
+
+    def read_positions(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Users:
+        """The state of each user wherever there is a target; see `Recommender`."""
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         is_target = targets >= 0
         users, sums = self._read(histories)[is_target], None
         if self.memory is not None:
             scores = self.memory.scores(histories, targets if self.training else None)
             sums = sum_in_trie_order(self.trie, scores[is_target])
-        log_probs = self.decoder.log_probs_of_items(self.trie, Users(users, sums), targets[is_target], self.memory)
-        return log_probs.new_zeros(*targets.shape, self.trie.num_levels).index_put((is_target,), log_probs)
+        return Users(users, sums)
+
+    def score_items(self, context: Users, items: Int64[Tensor, "P C"], *, with_means: bool = False) -> ItemScores:
+        """Log-probability of each code of C items after each position; see `Recommender`."""
+        return self.decoder.score_items(self.trie, context, items, self.memory, with_means=with_means)
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
         """The state of each user after the last `history_length` items."""

@@ -19,7 +19,6 @@ from genrec.data.overlap import match_rows
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import LineageError
 from genrec.files import read_json, write_json
-from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.recommender import build_from
 from genrec.pipeline.published import load_published
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
@@ -28,9 +27,7 @@ from genrec.semantic_ids.trie import SemanticIdTrie
 KIND = "recommender"
 
 
-def save_recommender(
-    path: Path, model: HierarchicalRecommender, *, facts: Mapping[str, Any], parents: Mapping[str, Artifact]
-) -> Artifact:
+def save_recommender(path: Path, model: Any, *, facts: Mapping[str, Any], parents: Mapping[str, Artifact]) -> Artifact:
     """Writes weights.safetensors and model.json; replaces what an earlier part of the same run wrote."""
     with write_artifact(path, kind=KIND, facts=facts, parents=parents, overwrite=True) as writer:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -39,7 +36,7 @@ def save_recommender(
     return writer.artifact
 
 
-def load_recommender(path: Path, dataset: Dataset) -> tuple[Artifact, HierarchicalRecommender]:
+def load_recommender(path: Path, dataset: Dataset) -> tuple[Artifact, Any]:
     """A trained recommender on the semantic IDs it was trained on, found where its manifest says.
 
     Raises:
@@ -64,7 +61,7 @@ class Served:
     """
 
     artifact: Artifact
-    model: HierarchicalRecommender
+    model: Any
     item_ids: list[str]
     places: Int64[np.ndarray, " O"]
 
@@ -104,7 +101,7 @@ def load_served(path: Path, dataset: Dataset, semantic_ids: Path) -> Served:
         )
     model, state, moves = _build(artifact, table), _weights(artifact), torch.from_numpy(places)
     model.load_adapted(state, moves)
-    if model.memory is not None:
+    if getattr(model, "memory", None) is not None:
         inner = "memory."
         kept = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
         model.memory.take_over(kept, moves)
@@ -129,7 +126,7 @@ def _check_identity(artifact: Artifact, identity: str, *, where: Path, found_in:
         )
 
 
-def _build(artifact: Artifact, ids: SemanticIds) -> HierarchicalRecommender:
+def _build(artifact: Artifact, ids: SemanticIds) -> Any:
     trie = SemanticIdTrie.build(ids.codes, ids.codebook_sizes)
     return build_from(read_json(artifact.file("model.json")), trie)
 
@@ -139,7 +136,7 @@ def _weights(artifact: Artifact) -> dict[str, torch.Tensor]:
 
 
 def build_generator(
-    model: HierarchicalRecommender,
+    model: Any,
     dataset: Dataset,
     counts: np.ndarray,
     *,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import Artifact, load_artifact
-from genrec.config import recipe, schema, training
+from genrec.config import models, recipe, schema, training
 from genrec.config.load import to_plain
 from genrec.errors import ArtifactError, GenrecError
 from genrec.files import read_json, sha256_file, write_json
@@ -23,9 +23,9 @@ from genrec.terminal import Outcome, Progress
 
 # Small enough for a minute on two cores: 500 items in 32 x 32 x 32 codes.
 CODEBOOK_SIZES = (32, 32, 32)
-MODEL = training.HierarchicalModel(
+MODEL = models.HierarchicalModel(
     joint_depth=4,
-    memory=training.MemorySection(followers=256),
+    memory=models.MemorySection(followers=256),
     width=64,
     hidden=256,
     depth_hidden=128,

@@ -22,8 +22,8 @@ from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.losses.likelihood import token_cross_entropy
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.pipeline.evaluate import short
+from genrec.pipeline.models import build_model
 from genrec.pipeline.recommenders import build_generator, save_recommender
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
 from genrec.runs import RunDirectory
@@ -88,17 +88,15 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
     return _outcome(config, artifact, state, records, metric, model, initial)
 
 
-def _build_model(
-    config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None
-) -> HierarchicalRecommender:
+def _build_model(config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None) -> Any:
     """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
     torch.manual_seed(fold_in(config.seed, 0))
-    model = HierarchicalRecommender(trie, _settings(config.model))
+    model = build_model(config.model, trie)
     if initial is not None:
         initial.load_into(model)
     model.mark_trained(*_trained_items(history, trie.num_items))
-    if model.memory is not None:
-        memory = asdict(config.model.memory)
+    if isinstance(model, HierarchicalRecommender) and model.memory is not None:
+        memory = asdict(model.settings.memory)
         memory.pop("followers")
         knn = DirectedItemKnn(**memory).fit(history, num_items=trie.num_items)
         model.remember(knn.similarity_, count_items(history, trie.num_items))
@@ -119,12 +117,7 @@ def _trained_items(history: Ragged, num_items: int) -> tuple[torch.Tensor, torch
     return torch.from_numpy(masks[0]), torch.from_numpy(masks[1])
 
 
-def _settings(section: training.HierarchicalModel) -> HierarchicalSettings:
-    values = {key: value for key, value in asdict(section).items() if key not in ("name", "memory")}
-    return HierarchicalSettings(**values, memory=MemorySettings(**asdict(section.memory)))
-
-
-def _build_task(config: training.TrainConfig, model: HierarchicalRecommender, stream: BatchStream) -> RecommenderTask:
+def _build_task(config: training.TrainConfig, model: Any, stream: BatchStream) -> RecommenderTask:
     groups = model.parameter_groups(
         weight_decay=config.optimizer.weight_decay,
         node_weight_decay=config.optimizer.node_weight_decay,
@@ -143,7 +136,7 @@ def _build_task(config: training.TrainConfig, model: HierarchicalRecommender, st
 
 
 def _validation(
-    config: training.TrainConfig, model: HierarchicalRecommender, dataset: Dataset, counts: np.ndarray
+    config: training.TrainConfig, model: Any, dataset: Dataset, counts: np.ndarray
 ) -> Callable[[], dict[str, float]]:
     """Recall and NDCG on validation cases by the decoder that will be shipped, as the model is when it is called."""
     cases = dataset.cases("validation")
@@ -166,7 +159,7 @@ def _outcome(
     state: TrainingState,
     records: list[dict[str, Any]],
     metric: str,
-    model: HierarchicalRecommender,
+    model: Any,
     initial: WarmStart | None,
 ) -> Outcome:
     columns = ("step", "train_loss", *(name for name in records[0] if "@" in name), "targets_per_second")

@@ -23,7 +23,6 @@ from genrec.data.dataset import Dataset
 from genrec.data.overlap import count_leaks, match_rows
 from genrec.errors import ArtifactError, ConfigError, LineageError
 from genrec.files import read_json
-from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.settings import HierarchicalSettings
 from genrec.pipeline.recommenders import KIND
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
@@ -91,7 +90,7 @@ class WarmStart:
             "what is measured on them flatters it; split both datasets in the same way",
         )
 
-    def load_into(self, model: HierarchicalRecommender) -> None:
+    def load_into(self, model: Any) -> None:
         """Gives `model`, over the newer data, the older weights; `mark_trained` comes afterwards."""
         take_over(model, load_file(self.artifact.file("weights.safetensors")), self.places)
 
@@ -129,9 +128,7 @@ def plan_warm_start(
     )
 
 
-def take_over(
-    model: HierarchicalRecommender, state: Mapping[str, torch.Tensor], places: Int64[np.ndarray, " O"]
-) -> None:
+def take_over(model: Any, state: Mapping[str, torch.Tensor], places: Int64[np.ndarray, " O"]) -> None:
     """Loads the weights of a model of equal settings over other items, and possibly other numbers of codes.
 
     A code that the older model did not have keeps its random start; one that no level has any more is dropped. A node
@@ -142,8 +139,7 @@ def take_over(
         state: `state_dict` of the older model.
         places: item_index of `model` of each item there, -1 where it is gone.
     """
-    tables = (*model.code_embeddings, *model.decoder.code_embeddings, *model.decoder.output_codes)
-    by_code = {id(table) for table in tables}
+    by_code = {id(table) for table in model.code_tables}
     adapted = dict(state)
     for name, own in model.named_parameters():
         if id(own) in by_code:
@@ -151,7 +147,7 @@ def take_over(
             adapted[name] = torch.cat([kept, own.detach()[len(kept) :].to(kept)])
     model.load_adapted(adapted, torch.from_numpy(places))
     paths = model.trie.path_nodes(torch.from_numpy(places[places >= 0]))
-    nodes = model.decoder.node_embeddings
+    nodes = model.node_embeddings
     with torch.no_grad():
         for level in nodes.levels:
             is_new = torch.ones_like(nodes.is_trained(level)).index_fill(0, paths[:, level], False)

@@ -58,7 +58,7 @@ class RecommenderTask(pl.LightningModule):
         self.total_steps = total_steps
         self.warmup_steps = round(warmup * total_steps)
         self.final_rate = final_rate
-        self.forward_pass = torch.compile(model.log_probs_of_targets) if compile else model.log_probs_of_targets
+        self.forward_pass = torch.compile(model.score_targets) if compile else model.score_targets
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The loss and its parts.
@@ -67,7 +67,7 @@ class RecommenderTask(pl.LightningModule):
             TrainingError: the loss is not finite; names the step, the parts and the batch.
         """
         targets = torch.where(batch["is_target"], batch["targets"], -1)
-        log_probs = self.forward_pass(batch["items"], targets)
+        log_probs = self.forward_pass(batch["items"], targets).log_probs
         output = self.loss(log_probs, batch["is_target"])
         if not torch.isfinite(output.loss):
             parts = ", ".join(f"{name} {float(value):.4g}" for name, value in output.parts.items())

@@ -77,7 +77,7 @@ class TestRecommender:
         model = KINDS[kind]()
         histories, targets = windows(9)
         with torch.no_grad():
-            log_probs = model.log_probs_of_targets(histories, targets).sum(dim=2)
+            log_probs = model.score_targets(histories, targets).log_probs.sum(dim=2)
             for length in range(LENGTH + 1):
                 shown = histories.clone()
                 shown[:, length:] = -1
@@ -135,7 +135,7 @@ class TestRecommender:
         other = histories.clone()
         other[:, 3:] = torch.where(other[:, 3:] >= 0, (other[:, 3:] + 11) % NUM_ITEMS, -1)
         with torch.no_grad():
-            before, after = (model.log_probs_of_targets(rows, targets) for rows in (histories, other))
+            before, after = (model.score_targets(rows, targets).log_probs for rows in (histories, other))
         torch.testing.assert_close(before[:, :3], after[:, :3], rtol=0, atol=0)
         assert not torch.allclose(before[:, 3:], after[:, 3:])
 
@@ -147,7 +147,7 @@ class TestRecommender:
         together = [torch.cat(parts) for parts in zip(company, more, strict=True)]
         lengths = (histories >= 0).sum(dim=1)
         with torch.no_grad():
-            alone, among = model.log_probs_of_targets(histories, targets), model.log_probs_of_targets(*together)
+            alone, among = model.score_targets(histories, targets).log_probs, model.score_targets(*together).log_probs
             torch.testing.assert_close(among[5:, :4], alone, rtol=1e-5, atol=1e-5)
             context = model.encode(together[0], (together[0] >= 0).sum(dim=1))
             many = score_catalogue(model, model.trie, context)
@@ -156,13 +156,56 @@ class TestRecommender:
                 one = score_catalogue(model, model.trie, model.encode(short, lengths[row : row + 1]))
                 torch.testing.assert_close(one, many[5 + row : 6 + row], rtol=1e-5, atol=1e-5)
 
+    def test_several_items_after_a_position_are_scored_as_each_alone(self, kind: str) -> None:
+        """Prefixes that candidates share are computed once; items come twice, and some share all their codes."""
+        model = KINDS[kind]()
+        histories, targets = windows(5)
+        num_targets = int((targets >= 0).sum())
+        items = torch.randint(NUM_ITEMS, (num_targets, 7), generator=torch.Generator().manual_seed(5))
+        items[:, 4], items[0, :2] = items[:, 1], torch.tensor([3, 7])
+        with torch.no_grad():
+            context = model.read_positions(histories, targets)
+            together = model.score_items(context, items, with_means=True)
+            for place in range(items.shape[1]):
+                alone = targets.masked_scatter(targets >= 0, items[:, place])
+                found = model.score_targets(histories, alone, with_means=True)
+                for many, one in zip(together, found, strict=True):
+                    torch.testing.assert_close(many[:, place], one[targets >= 0], rtol=1e-5, atol=1e-5)
+
+    def test_means_are_those_of_all_alternatives(self, kind: str) -> None:
+        """Of the children of the prefix in the catalogue under "trie", and of no more under "vocabulary"."""
+        model = KINDS[kind]()
+        histories, targets = windows(4)
+        with torch.no_grad():
+            scores = model.score_targets(histories, targets, with_means=True)
+            assert scores.means is not None
+            assert model.score_targets(histories, targets).means is None
+            for row, place in (targets >= 0).nonzero().tolist():
+                shown = histories[row : row + 1, : place + 1]
+                context = model.encode(shown, (shown >= 0).sum(dim=1))
+                log_probs, state = model.start(context)
+                path = model.trie.path_nodes(targets[row, place])
+                for level in range(model.trie.num_levels):
+                    own = log_probs[0, 0][log_probs[0, 0] > -torch.inf]
+                    size = model.trie.codebook_sizes[level]
+                    if model.normalisation == "trie":
+                        torch.testing.assert_close(own.mean(), scores.means[row, place, level], rtol=1e-4, atol=1e-5)
+                    elif len(own) < size:  # the others share what is left, so their mean has a bound (Jensen)
+                        left = (1 - own.exp().sum()).clamp(min=1e-6) / (size - len(own))
+                        most = (own.sum() + (size - len(own)) * left.log()) / size
+                        assert scores.means[row, place, level] <= most + 1e-4
+                    if level + 1 < model.trie.num_levels:
+                        node = path[level].view(1, 1)
+                        codes = model.trie.child_codes[level][node].long()
+                        log_probs, state = model.step(level + 1, state, torch.zeros_like(node), codes, node)
+
     def test_positions_without_target_are_zero(self, kind: str) -> None:
         model = KINDS[kind]()
         histories, targets = windows(7)
         targets[:, 1] = -1
         with torch.no_grad():
-            log_probs = model.log_probs_of_targets(histories, targets)
-            nothing = model.log_probs_of_targets(histories, torch.full_like(targets, -1))
+            log_probs = model.score_targets(histories, targets).log_probs
+            nothing = model.score_targets(histories, torch.full_like(targets, -1)).log_probs
         assert (log_probs[targets < 0] == 0).all()
         assert (nothing == 0).all()
         assert (log_probs[targets >= 0].sum(dim=1) < 0).all()
@@ -219,8 +262,8 @@ class TestRecommender:
         other.load_state_dict(model.state_dict())
         histories, targets = windows(7)
         with torch.no_grad():
-            expected = model.log_probs_of_targets(histories, targets)
-            torch.testing.assert_close(other.eval().log_probs_of_targets(histories, targets), expected)
+            expected = model.score_targets(histories, targets).log_probs
+            torch.testing.assert_close(other.eval().score_targets(histories, targets).log_probs, expected)
         assert (other.facts, other.normalisation) == (model.facts, model.normalisation)
 
     def test_parameter_groups_hold_every_parameter_once(self, kind: str) -> None:
@@ -239,9 +282,9 @@ class TestRecommender:
         """Also from a batch without any target, as a rank of a distributed run may see."""
         model = KINDS[kind]().train()
         histories, targets = windows(60)
-        model.log_probs_of_targets(histories, torch.full_like(targets, -1)).sum().backward()
+        model.score_targets(histories, torch.full_like(targets, -1)).log_probs.sum().backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
-        model.log_probs_of_targets(histories, targets).sum().backward()
+        model.score_targets(histories, targets).log_probs.sum().backward()
         idle = {
             name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
         }

@@ -72,7 +72,7 @@ def test_probabilities_equal_the_oracle(normalisation: str, node_embeddings: boo
     histories, targets = random_batch(len(codes))
     weights = weights_of(model)
     with torch.no_grad():
-        found = model.log_probs_of_targets(histories, targets)
+        found = model.score_targets(histories, targets).log_probs
         for row in range(8):
             for place in range(5):
                 user = model.encode(histories[row : row + 1, : place + 1], torch.tensor([place + 1])).state[0]
@@ -104,7 +104,7 @@ def test_with_a_memory_too(normalisation: str, is_training: bool) -> None:
     histories, targets = (torch.tensor(rows)[:, part] for part in (slice(None, -1), slice(1, None)))
     weights, counts = weights_of(model), popularity(rows)
     with torch.no_grad():
-        found = model.train(is_training).log_probs_of_targets(histories, targets)
+        found = model.train(is_training).score_targets(histories, targets).log_probs
         model.eval()
         for row, items in enumerate(rows):
             shown = rows[:row] + rows[row + 1 :] if is_training else rows
@@ -171,7 +171,7 @@ def test_impossible_codes_get_no_gradient_under_the_trie() -> None:
         histories, _ = random_batch(len(codes))
         targets = torch.full_like(histories, -1)
         targets[:, 2] = 3
-        model.log_probs_of_targets(histories, targets).sum().backward()
+        model.score_targets(histories, targets).log_probs.sum().backward()
         for level, table in enumerate(model.decoder.output_codes):
             siblings = {other[level] for other in codes if other[:level] == codes[3][:level]}
             has_gradient = {code for code in range(SIZES[level]) if table.grad is not None and table.grad[code].any()}
@@ -186,9 +186,9 @@ def test_rows_that_do_not_count_get_no_gradient_and_have_no_effect() -> None:
     trained = [0, 1, 4, 7, 9]
     model = build(codes, trained=trained)
     histories, targets = random_batch(len(codes))
-    model.log_probs_of_targets(histories, targets).sum().backward()
+    model.score_targets(histories, targets).log_probs.sum().backward()
     with torch.no_grad():
-        before = model.log_probs_of_targets(histories, targets)
+        before = model.score_targets(histories, targets).log_probs
     nodes = model.decoder.node_embeddings
     tables = [(table, model.item_is_trained) for table in (model.item_embeddings, model.transition_embeddings)]
     tables += [(nodes.rows[str(level)], nodes.is_trained(level)) for level in nodes.levels]
@@ -201,7 +201,7 @@ def test_rows_that_do_not_count_get_no_gradient_and_have_no_effect() -> None:
         with torch.no_grad():
             table[~is_trained] = 100.0
     with torch.no_grad():
-        torch.testing.assert_close(model.log_probs_of_targets(histories, targets), before, rtol=0, atol=0)
+        torch.testing.assert_close(model.score_targets(histories, targets).log_probs, before, rtol=0, atol=0)
 
 
 def test_children_have_more_probability_under_the_trie() -> None:
@@ -211,7 +211,10 @@ def test_children_have_more_probability_under_the_trie() -> None:
     trie_model, vocabulary = (build(codes, normalisation=name) for name in ("trie", "vocabulary"))
     vocabulary.load_state_dict(trie_model.state_dict())
     with torch.no_grad():
-        gain = trie_model.log_probs_of_targets(histories, targets) - vocabulary.log_probs_of_targets(histories, targets)
+        gain = (
+            trie_model.score_targets(histories, targets).log_probs
+            - vocabulary.score_targets(histories, targets).log_probs
+        )
     assert gain.min() > -1e-5
     assert gain.max() > 0.1
 
@@ -221,7 +224,7 @@ def test_training_before_marking_is_refused() -> None:
     trie = SemanticIdTrie.build(np.array(codes, dtype=np.int32), SIZES)
     model = HierarchicalRecommender(trie, HierarchicalSettings(**SMALL)).train()
     with pytest.raises(AssertionError, match="mark_trained"):
-        model.log_probs_of_targets(*random_batch(len(codes)))
+        model.score_targets(*random_batch(len(codes)))
 
 
 @pytest.mark.parametrize("normalisation", ["trie", "vocabulary"])
@@ -230,9 +233,9 @@ def test_half_precision_is_close_and_gives_single_precision(normalisation: str) 
     histories, targets = random_batch(14)
     remember(model, histories.tolist())
     with torch.no_grad():
-        expected = model.log_probs_of_targets(histories, targets)
+        expected = model.score_targets(histories, targets).log_probs
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = model.log_probs_of_targets(histories, targets)
+            found = model.score_targets(histories, targets).log_probs
     assert found.dtype == torch.float32
     assert (found - expected).abs().mean() < 0.1
 
@@ -252,8 +255,8 @@ def test_a_renumbered_catalogue_changes_nothing(settings: dict[str, Any]) -> Non
         remember(model, histories.tolist())
         remember(other, places[histories].tolist())
     with torch.no_grad():
-        expected = model.log_probs_of_targets(histories, targets)
-        found = other.log_probs_of_targets(places[histories], places[targets])
+        expected = model.score_targets(histories, targets).log_probs
+        found = other.score_targets(places[histories], places[targets]).log_probs
     torch.testing.assert_close(found, expected)
 
 
@@ -285,7 +288,7 @@ def test_new_items_start_without_vectors_and_old_ones_keep_theirs() -> None:
         assert torch.equal(after.get_buffer(f"prefixes_{level}"), other.trie.prefix_codes(level + 1))
     histories, targets = random_batch(8)
     with torch.no_grad():
-        assert torch.isfinite(other.log_probs_of_targets(histories, targets)).all()
+        assert torch.isfinite(other.score_targets(histories, targets).log_probs).all()
 
 
 def test_a_level_that_gains_or_loses_its_choice_is_adapted() -> None:
@@ -361,12 +364,12 @@ def test_a_planted_chain_is_learnt_to_its_entropy() -> None:
         [dict(group) for group in model.parameter_groups(weight_decay=0.01)], lr=0.01, fused=True
     )
     for batch in training.split(60):
-        output = token_cross_entropy(model(batch[:, :-1], batch[:, 1:]), batch[:, 1:] >= 0)
+        output = token_cross_entropy(model.score_targets(batch[:, :-1], batch[:, 1:]).log_probs, batch[:, 1:] >= 0)
         optimiser.zero_grad()
         output.loss.backward()
         optimiser.step()
     with torch.no_grad():
-        log_probs = model.eval()(held_out[:, :-1], held_out[:, 1:])
+        log_probs = model.eval().score_targets(held_out[:, :-1], held_out[:, 1:]).log_probs
         nll = token_cross_entropy(log_probs, held_out[:, 1:] >= 0).parts["nll"].item()
         context = model.encode(held_out[:, :-1], torch.full((len(held_out),), 6))
         best = score_catalogue(model, trie, context).argmax(dim=1).numpy()

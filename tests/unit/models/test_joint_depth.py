@@ -60,7 +60,7 @@ def test_teacher_forcing_and_search_give_the_sums_over_prefixes(depth: int) -> N
     last[:, -1] = targets
     with torch.no_grad():
         context = model.encode(histories, lengths)
-        forced = model.log_probs_of_targets(histories, last)[:, -1]
+        forced = model.score_targets(histories, last).log_probs[:, -1]
         searched = score_paths(model, model.trie, context, targets.unsqueeze(1)).squeeze(1)
     prefixes = sorted({row[:depth] for row in codes})
     for request, target in enumerate(targets.tolist()):
@@ -103,7 +103,7 @@ def test_every_parameter_learns_and_impossible_prefixes_have_no_part(depth: int)
     histories, _, targets = requests(len(codes))
     last = torch.full_like(histories, -1)
     last[:, -1] = targets
-    log_probs = model.log_probs_of_targets(histories, last)
+    log_probs = model.score_targets(histories, last).log_probs
     log_probs.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert model.decoder.node_embeddings.levels[0] == depth - 1
@@ -146,3 +146,23 @@ def test_a_softmax_over_too_many_prefixes_is_refused(monkeypatch: pytest.MonkeyP
     HierarchicalRecommender(trie, HierarchicalSettings(**SMALL, joint_depth=2))
     with pytest.raises(ConfigError, match=r"too many prefixes.*model\.joint_depth=2"):
         HierarchicalRecommender(trie, HierarchicalSettings(**SMALL, joint_depth=3))
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_many_candidates_and_their_means_are_those_of_the_joint_softmax(depth: int) -> None:
+    """The alternatives of the first J codes are all prefixes of J codes; they stand at level J of the means."""
+    codes = draw_codes()
+    model = build(codes, depth)
+    histories, lengths, _ = requests(len(codes))
+    items = torch.randint(len(codes), (9, 6), generator=torch.Generator().manual_seed(3))
+    last = torch.full_like(histories, -1)
+    last[:, -1] = 0
+    with torch.no_grad():
+        found = model.score_items(model.read_positions(histories, last), items, with_means=True)
+        expected = score_paths(model, model.trie, model.encode(histories, lengths), items)
+        _, state = model.start(model.encode(histories, lengths))
+    assert torch.allclose(found.log_probs.cumsum(dim=-1).float(), expected.float(), atol=1e-4)
+    assert found.means is not None
+    assert (found.means[..., : depth - 1] == 0).all()
+    mean = state.joint[depth - 1].mean(dim=1, keepdim=True).expand(9, 6)
+    assert torch.allclose(found.means[..., depth - 1], mean, atol=1e-5)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 import torch
 
 from genrec.config.load import to_plain
-from genrec.config.training import HierarchicalModel
+from genrec.config.models import HierarchicalModel
 from genrec.errors import ConfigError, LineageError
 from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
 from genrec.models.settings import MemorySettings
@@ -77,8 +77,8 @@ def test_new_items_leave_the_scores_of_old_ones_under_the_vocabulary(settings: d
     take_over(newer, model.state_dict(), places)
     histories, targets = batch(16)
     with torch.no_grad():
-        expected = model.log_probs_of_targets(histories, targets)
-        found = newer.log_probs_of_targets(torch.from_numpy(places)[histories], torch.from_numpy(places)[targets])
+        expected = model.score_targets(histories, targets).log_probs
+        found = newer.score_targets(torch.from_numpy(places)[histories], torch.from_numpy(places)[targets]).log_probs
     torch.testing.assert_close(found, expected)
 
 
@@ -98,8 +98,8 @@ def test_levels_below_an_unchanged_set_of_children_keep_their_scores_under_the_t
     histories = torch.where(is_shared[histories], histories, 0)
     targets = torch.where(is_shared[targets], targets, 0)
     with torch.no_grad():
-        expected = model.log_probs_of_targets(histories, targets)
-        found = newer.log_probs_of_targets(torch.from_numpy(places)[histories], torch.from_numpy(places)[targets])
+        expected = model.score_targets(histories, targets).log_probs
+        found = newer.score_targets(torch.from_numpy(places)[histories], torch.from_numpy(places)[targets]).log_probs
     children = [
         {codes[: level + 1] for codes in catalogue for level in range(3)}
         for catalogue in (old, over(old, more, places))

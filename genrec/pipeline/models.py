@@ -1,0 +1,34 @@
+"""From the ``model`` section of ``train`` to an untrained recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from genrec.config import models
+from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.settings import HierarchicalSettings, MemorySettings
+from genrec.semantic_ids.trie import SemanticIdTrie
+
+
+def build_model(section: models.Model, trie: SemanticIdTrie) -> Any:
+    """The `Recommender`, a torch module, with random weights drawn from torch's generator.
+
+    Raises:
+        ConfigError: values that do not go together.
+    """
+    return _BUILDERS[type(section)](section, trie)
+
+
+def _hierarchical(section: models.HierarchicalModel, trie: SemanticIdTrie) -> HierarchicalRecommender:
+    values = _values(section)
+    memory = MemorySettings(**values.pop("memory"))
+    return HierarchicalRecommender(trie, HierarchicalSettings(**values, memory=memory))
+
+
+def _values(section: models.Model) -> dict[str, Any]:
+    return {key: value for key, value in asdict(section).items() if key != "name"}
+
+
+_BUILDERS: dict[type, Callable[[Any, SemanticIdTrie], Any]] = {models.HierarchicalModel: _hierarchical}
