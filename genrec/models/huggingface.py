@@ -100,7 +100,7 @@ class HuggingFaceRecommender(nn.Module):
             if prompt.text is not None:
                 prompt.text.requires_grad_(False)
         if settings.gradient_checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _checkpoint(base)
         self.scores = CodeScores(
             self.output_codes,
             tokens.nodes,
@@ -140,10 +140,12 @@ class HuggingFaceRecommender(nn.Module):
         settings = read_settings(HuggingFaceSettings, values)
         check_levels(facts, trie)
         library = _library()
-        config = library.AutoConfig.for_model(**config)
+        given = {"dtype": torch.float32, "attn_implementation": _ATTENTIONS[settings.attention]}
         with _quietly():
-            base = library.AutoModel.from_config(config, attn_implementation=_ATTENTIONS[settings.attention])
-        return cls(trie, settings, base, text)
+            base = library.AutoModel.from_config(library.AutoConfig.for_model(**config), **given)
+        model = cls(trie, settings, base, text)
+        model.base_config = config  # what the library makes of it may be written otherwise
+        return model
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -279,9 +281,18 @@ def _take_from(embedding: Float[Tensor, "V D"], config: Any, reader: CausalReade
             starts["decoder_start_token_id"] = reader.start
         for name, vector in starts.items():
             index = getattr(config, name, None)
-            vector.copy_(mean if index is None else embedding[index])
+            vector.copy_(embedding[index] if index is not None and index < len(embedding) else mean)
         if prompt.text is not None:
             prompt.text.copy_(embedding[prompt.ids])
+
+
+def _checkpoint(base: Any) -> None:
+    """Under the name that version 6 of the library will know, or that which older ones know."""
+    given = {"use_reentrant": False}
+    if hasattr(base, "activation_checkpointing_enable"):
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs=given)
+    else:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=given)
 
 
 def _tokenize(settings: HuggingFaceSettings) -> TextIds:
@@ -290,7 +301,19 @@ def _tokenize(settings: HuggingFaceSettings) -> TextIds:
     with _loading("tokenizer that model.prompt needs", settings.base):
         tokenizer = _library().AutoTokenizer.from_pretrained(settings.base, **_locally(settings.base))
     parts = settings.prompt.split(PLACE_OF_HISTORY)
-    return TextIds(*(list(tokenizer.encode(part, add_special_tokens=False)) if part else [] for part in parts))
+    ids = [list(tokenizer.encode(part, add_special_tokens=False)) if part.strip() else [] for part in parts]
+    # Without files, the library makes tokenizers that know no word.
+    if any(part.strip() and not found for part, found in zip(parts, ids, strict=True)) or any(
+        tokenizer.unk_token_id in found for found in ids
+    ):
+        raise StorageError(
+            "the tokenizer of the model does not know the prompt",
+            where=f"{WHERE}, {settings.base}",
+            expected="the files of a tokenizer beside the model, and words that it knows",
+            found=f"ids {ids[0]} and {ids[1]} for {settings.prompt!r}",
+            fix="set model.prompt=null, or another text",
+        )
+    return TextIds(*ids)
 
 
 def _library() -> Any:
@@ -317,12 +340,15 @@ def _loading(what: str, base: str) -> Iterator[None]:
         with _quietly():
             yield
     except (OSError, ValueError, ImportError) as error:  # no such name, no network, other files, a missing package
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        fix = "set model.base=... to the folder of a downloaded model, or check its name and the network"
+        if "attention implementation" in first:
+            fix = "set model.attention=softmax"
         raise StorageError(
             f"cannot load the {what}: {first}",
             where=f"{WHERE}, {base}",
             expected="a folder of transformers, or a name on the hub that is in its cache or can be reached",
-            fix="set model.base=... to the folder of a downloaded model, or check its name and the network",
+            fix=fix,
         ) from error
 
 

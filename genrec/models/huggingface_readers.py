@@ -147,7 +147,7 @@ class CausalReader(nn.Module):
         prompt: what stands around a history.
     """
 
-    def __init__(self, base: nn.Module, prompt: Prompt) -> None:
+    def __init__(self, base: Any, prompt: Prompt) -> None:
         super().__init__()
         self.base, self.prompt = base, prompt
         self.is_fused = getattr(base.config, "_attn_implementation", None) == "sdpa"
@@ -279,21 +279,11 @@ class EncoderReader(nn.Module):
         prompt: what stands around a history.
     """
 
-    def __init__(self, base: nn.Module, prompt: Prompt) -> None:
+    def __init__(self, base: Any, prompt: Prompt) -> None:
         super().__init__()
         self.base, self.prompt = base, prompt
         self.start = nn.Parameter(torch.zeros_like(prompt.start))
         self.cache_name = _cache_name(base.get_decoder())
-
-    @property
-    def encoder(self) -> nn.Module:
-        """Of the network."""
-        return self.base.get_encoder()
-
-    @property
-    def decoder(self) -> nn.Module:
-        """Of the network."""
-        return self.base.get_decoder()
 
     def read(self, trie: SemanticIdTrie, histories: Int64[Tensor, "B T"], is_target: Bool[Tensor, "B T"]) -> Encoded:
         """Every target's history is a row of the encoder."""
@@ -365,11 +355,13 @@ class EncoderReader(nn.Module):
     def _encode(self, trie: SemanticIdTrie, items: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Encoded:
         x, last = self.prompt.read_whole(trie, items, lengths)
         is_token = torch.arange(x.shape[1], device=x.device) <= last.unsqueeze(1)
-        return Encoded(self.encoder(inputs_embeds=x, attention_mask=is_token.long()).last_hidden_state, is_token)
+        return Encoded(
+            self.base.get_encoder()(inputs_embeds=x, attention_mask=is_token.long()).last_hidden_state, is_token
+        )
 
     def _decode(self, x: Float[Tensor, "R Q D"], encoded: Encoded, cache: Any = None) -> Float[Tensor, "R Q D"]:
         given = {} if cache is None else {self.cache_name: cache}
-        return self.decoder(
+        return self.base.get_decoder()(
             inputs_embeds=x,
             encoder_hidden_states=encoded.states,
             encoder_attention_mask=encoded.is_token.long(),

@@ -35,7 +35,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     configs = {
         "llama": transformers.LlamaConfig(**stack, **heads),
         "qwen2": transformers.Qwen2Config(**stack, **heads),
-        "gpt2": transformers.GPT2Config(vocab_size=30, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64),
+        "bare": transformers.LlamaConfig(**stack, **heads),
+        "gpt2": transformers.GPT2Config(
+            vocab_size=30, n_embd=WIDTH, n_layer=2, n_head=2, n_positions=64, bos_token_id=1
+        ),
         "t5": transformers.T5Config(
             vocab_size=30, d_model=WIDTH, d_kv=4, d_ff=20, num_layers=2, num_heads=4, decoder_start_token_id=0
         ),
@@ -141,7 +144,7 @@ def test_it_is_the_network_with_a_larger_vocabulary(folders: Path, kind: str) ->
         path = trie.path_nodes(torch.tensor(of)).tolist()
         return [int(trie.child_codes[level][node]) + int(offsets[level]) for level, node in enumerate(path)]
 
-    shown, wanted = [size, *sum(map(ids, history), [])], ids(item)
+    shown, wanted = [size, *(token for of in history for token in ids(of))], ids(item)
     with torch.no_grad():
         if is_encoder:
             decoder = torch.tensor([[size + 1, *wanted[:-1]]])
@@ -166,7 +169,10 @@ def test_a_prompt_is_read_as_its_words(folders: Path) -> None:
     network = transformers.AutoModel.from_pretrained(folders / "llama").eval()
     words = network.get_input_embeddings().weight
     trie, item, seen = model.trie, 8, 21
-    codes = [model.tokens.codes[level][trie.child_codes[level][trie.path_nodes(torch.tensor(seen))[level]]] for level in range(3)]
+    codes = [
+        model.tokens.codes[level][trie.child_codes[level][trie.path_nodes(torch.tensor(seen))[level]]]
+        for level in range(3)
+    ]
     above = trie.path_nodes(torch.tensor(item))
     own = [model.tokens.codes[level][trie.child_codes[level][above[level]]] for level in range(2)]
     x = torch.stack([words[1], *words[[3, 4, 5]], *codes, *words[[8, 6, 7]], *own])
@@ -265,6 +271,8 @@ def test_networks_that_cannot_be_read(folders: Path) -> None:
     with pytest.raises(ConfigError, match=r"key 'model.base'.*trees of candidates"):
         build(folders / "bert")
     with pytest.raises(ConfigError, match=r"key 'model.base'.*no positions"):
+        build(folders / "mamba", attention="softmax")
+    with pytest.raises(StorageError, match=r"cannot load the model: Mamba.*; set model.attention=softmax$"):
         build(folders / "mamba")
     with pytest.raises(ConfigError, match=r"too long.*max_position_embeddings of 94 or more, found 64"):
         build(folders / "llama", history_length=30)
@@ -279,7 +287,10 @@ def test_networks_and_tokenizers_that_are_not_there(
             build(Path(base))
         assert str(caught.value).startswith(f"key 'model.base', {base}: ")
         assert "\n" not in str(caught.value)
-    with pytest.raises(StorageError, match="cannot load the tokenizer that model.prompt needs"):
-        build(folders / "qwen2", prompt=PROMPT)
+    with pytest.raises(StorageError, match=r"cannot load the tokenizer that model\.prompt needs"):
+        build(folders / "bare", prompt=PROMPT)
+    for kind, prompt in (("qwen2", PROMPT), ("llama", "the user sold {history}")):
+        with pytest.raises(StorageError, match="the tokenizer of the model does not know the prompt"):
+            build(folders / kind, prompt=prompt)
     with pytest.raises(ConfigError, match=r"where the history goes \(expected {history} once"):
         build(folders / "llama", prompt="the user bought")
