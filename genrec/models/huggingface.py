@@ -19,6 +19,7 @@ no code that comes with a model. Must not know configuration, losses, search or 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -85,7 +86,7 @@ class HuggingFaceRecommender(nn.Module):
         super().__init__()
         self.trie, self.settings, self.text = trie, settings, text
         width = base.get_input_embeddings().weight.shape[1]
-        self.base_config = base.config.to_dict()
+        self.base_config = json.loads(base.config.to_json_string(use_diff=False))
         tokens = FlatTokens(trie, width, has_nodes=settings.node_embeddings, has_items=settings.item_embeddings)
         self.output_codes = nn.ParameterList(normal_table(size, width) for size in trie.codebook_sizes)
         is_encoder = bool(base.config.is_encoder_decoder)
