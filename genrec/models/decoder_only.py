@@ -30,10 +30,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from genrec.models.code_scores import CodeScores, Prefixes
+from genrec.models.code_scores import CodeScores, PairScores, Prefixes
 from genrec.models.flat_tokens import (
     FlatTokens,
-    Grid,
     continued,
     group_parameters,
     last_items,
@@ -83,6 +82,18 @@ class Beams(NamedTuple):
 
     histories: Histories
     lines: Float[Tensor, "layers B W _ 2 Hkv E"] | None
+
+
+class Branch(NamedTuple):
+    """Prefixes of one depth of the candidates, laid out row by row of the batch.
+
+    Attributes:
+        slots: where each stands in its row; -1 if it was not read.
+        lines: keys and values of its tokens, in every layer.
+    """
+
+    slots: Int64[Tensor, " R"]
+    lines: Float[Tensor, "layers B Q _ 2 Hkv E"]
 
 
 class DecoderOnlyRecommender(nn.Module):
@@ -210,17 +221,23 @@ class DecoderOnlyRecommender(nn.Module):
         """Log-probability of each code of C items after each position; see `Recommender`.
 
         The candidates of a row of the batch are one tree over its history, of which each sees what stands before its
-        position; equal prefixes of a position are one token.
+        position; equal prefixes of a position are one token. Prefixes below which nothing is to choose are not read.
         """
-        tree = build_prefix_tree(self.trie, items)
-        states, grid, lines, levels = context.states, None, None, []
-        for level in range(self.trie.num_levels):
+        tree, levels, branch = build_prefix_tree(self.trie, items), [], None
+        for level, rows in enumerate(self._rows_to_read(tree)):
             if level:
-                states, grid, lines = self._grow(context, tree, level, grid, lines)
-            prefixes = Prefixes(states, states, tree.nodes[level])
-            parents, children = tree.parents[level + 1], tree.nodes[level + 1]
-            found = self.scores.of_pairs(self.trie, level, prefixes, parents, children, with_means=with_means)
-            levels.append(found)
+                states, branch = self._grow(context, tree, level, rows, branch)
+            else:
+                states = context.states[rows]
+            place = torch.full_like(tree.nodes[level], -1).index_copy(0, rows, torch.arange(len(rows)).to(rows))
+            parents = place[tree.parents[level + 1]]
+            pairs = (parents >= 0).nonzero().squeeze(1)
+            prefixes = Prefixes(states, states, tree.nodes[level][rows])
+            children = tree.nodes[level + 1][pairs]
+            found = self.scores.of_pairs(self.trie, level, prefixes, parents[pairs], children, with_means=with_means)
+            empty = found.log_probs.new_zeros(len(parents))
+            means = None if found.means is None else empty.index_put((pairs,), found.means)
+            levels.append(PairScores(empty.index_put((pairs,), found.log_probs), means))
         return gather_items(tree, levels)
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Histories:
@@ -257,26 +274,29 @@ class DecoderOnlyRecommender(nn.Module):
         log_probs = self.scores.of_children(self.trie, level, Prefixes(decoded, decoded, nodes))
         return log_probs, Beams(histories, lines)
 
+    def _rows_to_read(self, tree: PrefixTree) -> list[Int64[Tensor, " R"]]:
+        """The prefixes of 0 to L - 1 codes that leave a choice, and those on the way to them."""
+        is_needed = [self.scores.has_choice(self.trie, level, nodes) for level, nodes in enumerate(tree.nodes[:-1])]
+        for depth in reversed(range(1, self.trie.num_levels)):
+            is_needed[depth - 1][tree.parents[depth][is_needed[depth]]] = True
+        return [needed.nonzero().squeeze(1) for needed in is_needed]
+
     def _grow(
-        self,
-        context: Histories,
-        tree: PrefixTree,
-        depth: int,
-        above: Grid | None,
-        lines: Float[Tensor, "layers B Q _ 2 Hkv E"] | None,
-    ) -> tuple[Float[Tensor, "R D"], Grid, Float[Tensor, "layers B Q _ 2 Hkv E"]]:
-        """States of the prefixes of a depth of the tree, from the lines of those above."""
-        owners, nodes = tree.owners[depth], tree.nodes[depth]
+        self, context: Histories, tree: PrefixTree, depth: int, rows: Int64[Tensor, " R"], above: Branch | None
+    ) -> tuple[Float[Tensor, "R D"], Branch]:
+        """States of some prefixes of a depth of the tree, from the lines of those above."""
+        owners = tree.owners[depth][rows]
         grid = lay_out(context.rows[owners], len(context.layers[0].keys))
-        tokens = self.tokens.of_nodes(self.trie, depth, nodes)
-        if lines is not None:
-            assert above is not None
-            parents = grid.place(above.slots[tree.parents[depth]])
-            lines = lines[:, torch.arange(len(parents), device=parents.device).unsqueeze(1), parents]
+        tokens = grid.place(self.tokens.of_nodes(self.trie, depth, tree.nodes[depth][rows]))
+        lines = None
+        if above is not None:
+            parents = grid.place(above.slots[tree.parents[depth][rows]])
+            lines = above.lines[:, torch.arange(len(parents), device=parents.device).unsqueeze(1), parents]
         last = grid.place(context.places[owners])
         is_seen = torch.arange(context.layers[0].keys.shape[2], device=last.device) <= last.unsqueeze(-1)
-        states, lines = self.stack.extend(grid.place(tokens), last + depth, context.layers, is_seen, lines)
-        return grid.take(states), grid, lines
+        states, lines = self.stack.extend(tokens, last + depth, context.layers, is_seen, lines)
+        slots = torch.full_like(tree.nodes[depth], -1).index_copy(0, rows, grid.slots)
+        return grid.take(states), Branch(slots, lines)
 
     def _places(
         self, histories: Int64[Tensor, "B T"], is_target: Bool[Tensor, "B T"]

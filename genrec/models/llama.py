@@ -122,14 +122,14 @@ class GroupedAttention(nn.Module):
         The row is read where it lies (Juravsky et al. 2024, Hydragen: attention over a shared prefix apart from that
         over what is one's own); no copy of it is made for any token. One softmax joins both.
         """
-        batch, count, _ = x.shape
+        count, groups = x.shape[1], self.heads.queries // self.heads.keys
         query, key, value = self._project(x)  # [B, Q, heads, E]
         query, key = (self._turn(part, places) for part in (query, key))
         own = torch.stack([key, value], dim=2).unsqueeze(2)
         line = own if line is None else torch.cat([line, own], dim=2)  # [B, Q, A, 2, Hkv, E]
-        query = query.view(batch, count, self.heads.keys, -1, self.heads.width) / math.sqrt(self.heads.width)
+        query = query.unflatten(2, (self.heads.keys, groups)) / math.sqrt(self.heads.width)
         grouped = query.transpose(1, 2)  # [B, Hkv, Q, G, E]
-        far = (grouped.flatten(2, 3) @ row.keys.transpose(-1, -2)).view(*grouped.shape[:4], -1)
+        far = (grouped.flatten(2, 3) @ row.keys.transpose(-1, -2)).unflatten(2, (count, groups))  # [B, Hkv, Q, G, S]
         far = far.masked_fill(~is_seen.unsqueeze(1).unsqueeze(3), -torch.inf)
         keys, values = (part.transpose(2, 3) for part in line.unbind(3))  # [B, Q, Hkv, A, E]
         near = (query @ keys.transpose(-1, -2)).transpose(1, 2)  # [B, Hkv, Q, G, A]
@@ -137,11 +137,11 @@ class GroupedAttention(nn.Module):
         far, near = weights.split([far.shape[-1], near.shape[-1]], dim=-1)
         seen = (far.flatten(2, 3) @ row.values).view_as(grouped).transpose(1, 2)
         y = seen + near.transpose(1, 2) @ values  # [B, Q, Hkv, G, E]
-        return self.out(y.reshape(batch, count, -1)), line
+        return self.out(y.flatten(2)), line
 
     def _project(self, x: Float[Tensor, "B Q D"]) -> tuple[Tensor, ...]:
         queries, keys, width = self.heads
-        return self.qkv(x).unflatten(-1, (-1, width)).split([queries, keys, keys], dim=2)
+        return self.qkv(x).unflatten(-1, (queries + 2 * keys, width)).split([queries, keys, keys], dim=2)
 
     def _turn(self, x: Float[Tensor, "B Q H E"], places: Int64[Tensor, "B Q"]) -> Float[Tensor, "B Q H E"]:
         return self.rotary.at(x.flatten(0, 1), places.flatten()).view_as(x)

@@ -110,6 +110,30 @@ def test_the_second_pass_is_taken_only_where_targets_are_no_continuation(monkeyp
     assert len(extensions) == len(SIZES) - 1
 
 
+def test_prefixes_that_leave_no_choice_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their codes have log-probability 0, which is exact, and no gradient."""
+    model = build(sizes=(4, 5, 40))  # hardly a prefix of two codes has several items below it
+    trie, tokens = model.trie, []
+    extend = model.stack.extend
+    monkeypatch.setattr(
+        model.stack, "extend", lambda x, *given: tokens.append(x.shape[:2].numel()) or extend(x, *given)
+    )
+    histories = torch.arange(8).view(2, 4)
+    items = torch.arange(NUM_ITEMS).expand(8, NUM_ITEMS)
+    with torch.no_grad():
+        context = model.read_positions(histories, histories + 1)
+        found = model.score_items(context, items).log_probs
+        for place, item in ((0, 3), (5, 30)):
+            history = histories[place // 4, : place % 4 + 1].tolist()
+            torch.testing.assert_close(found[place, item], path_log_probs(model, history, item), rtol=1e-4, atol=1e-5)
+    has_choice = [trie.child_ranges(depth, torch.arange(trie.num_nodes(depth)))[1] > 1 for depth in (1, 2)]
+    assert 0 < has_choice[1].sum() < trie.num_nodes(2)
+    is_on_the_way = has_choice[0].index_put((trie.parents[1][has_choice[1]],), torch.tensor(True))
+    assert tokens == [8 * int(is_on_the_way.sum()), 8 * int(has_choice[1].sum())]
+    forced = ~has_choice[1][trie.nodes_of_items(torch.arange(NUM_ITEMS), 2)]
+    assert (found[:, forced, 2] == 0).all()
+
+
 def test_the_future_of_a_window_does_not_change_its_past() -> None:
     model = build()
     histories, targets = windows(7)
@@ -211,6 +235,28 @@ def test_positions_are_counted_from_the_first_item_that_is_read() -> None:
         trained = model.score_targets(items[:, -LENGTH:], target).log_probs[0, -1].sum()
     torch.testing.assert_close(long, short, rtol=0, atol=0)
     torch.testing.assert_close(short[0, 7], trained, rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_is_close() -> None:
+    model = build(normalisation="vocabulary")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 0.5
+    histories, targets = windows(7)
+    targets[targets >= 0] = (targets[targets >= 0] + 1) % NUM_ITEMS  # candidates, not continuations
+    lengths = (histories >= 0).sum(dim=1)
+
+    def scores() -> tuple[torch.Tensor, torch.Tensor]:
+        context = model.encode(histories, lengths)
+        return model.score_targets(histories, targets).log_probs, score_catalogue(model, model.trie, context)
+
+    with torch.no_grad():
+        exact = scores()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = scores()
+    for one, other in zip(half, exact, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.1, atol=0.1)
 
 
 def test_training_begins_with_mark_trained() -> None:
