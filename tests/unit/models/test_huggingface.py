@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from genrec.semantic_ids.trie import SemanticIdTrie
 NUM_ITEMS, SIZES, LENGTH, WIDTH = 40, (4, 5, 6), 5, 16
 WORDS = ["<unk>", "<s>", "</s>", "the", "user", "bought", "next", ":", ";"]
 
-pytestmark = pytest.mark.slow  # imports transformers
+slow = pytest.mark.slow  # imports transformers
+
+
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=r"needs the package transformers; pip install 'genrec\[huggingface\]'$"):
+        build(Path("anywhere"))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +110,7 @@ def label(value: Any) -> str:
     return value if isinstance(value, str) else "-".join(map(str, value.values()))
 
 
+@slow
 @pytest.mark.parametrize(("kind", "settings"), VARIANTS, ids=label)
 def test_search_and_training_give_the_same(folders: Path, kind: str, settings: dict[str, Any]) -> None:
     """In one pass and as candidates, for every length of a history; a context may be searched twice."""
@@ -124,6 +132,7 @@ def test_search_and_training_give_the_same(folders: Path, kind: str, settings: d
     torch.testing.assert_close(found.log_prob[:, 0], scores.amax(dim=1), rtol=1e-4, atol=1e-4)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "t5"])
 def test_it_is_the_network_with_a_larger_vocabulary(folders: Path, kind: str) -> None:
     """With the code tokens as rows of the embedding and of the head, read by the library alone from token ids."""
@@ -160,6 +169,7 @@ def test_it_is_the_network_with_a_larger_vocabulary(folders: Path, kind: str) ->
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+@slow
 def test_a_prompt_is_read_as_its_words(folders: Path) -> None:
     """The same as a network whose embedding still holds the words."""
     import transformers
@@ -186,6 +196,7 @@ def test_a_prompt_is_read_as_its_words(folders: Path) -> None:
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_lora_trains_the_new_tokens_and_nothing_of_the_network(folders: Path, kind: str) -> None:
     lora = LoraSettings(rank=2, alpha=4.0, dropout=0.1)
@@ -215,6 +226,7 @@ def test_lora_trains_the_new_tokens_and_nothing_of_the_network(folders: Path, ki
         torch.testing.assert_close(again.eval().score_targets(*windows(8)).log_probs, unmerged, rtol=1e-4, atol=1e-5)
 
 
+@slow
 @pytest.mark.parametrize("kind", ["llama", "t5"])
 def test_gradient_checkpointing_changes_no_gradient(folders: Path, kind: str) -> None:
     gradients = []
@@ -228,6 +240,7 @@ def test_gradient_checkpointing_changes_no_gradient(folders: Path, kind: str) ->
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
+@slow
 def test_facts_need_no_folder(folders: Path) -> None:
     settings: dict[str, Any] = {"prompt": PROMPT, "lora": LoraSettings(rank=1, targets=("q_proj", "v_proj"))}
     model = build(folders / "llama", **settings)
@@ -241,6 +254,7 @@ def test_facts_need_no_folder(folders: Path) -> None:
     assert not any("embed_tokens" in name for name in model.state_dict())
 
 
+@slow
 def test_new_tokens_begin_like_the_networks_own(folders: Path) -> None:
     import transformers
 
@@ -252,6 +266,7 @@ def test_new_tokens_begin_like_the_networks_own(folders: Path) -> None:
     torch.testing.assert_close(model.reader.prompt.start.detach(), own[1])  # the token that begins a text
 
 
+@slow
 def test_no_step_of_a_causal_network_copies_the_history_for_every_beam(folders: Path) -> None:
     """The keys in the cache grow by one column a beam; there is one row a request."""
     model = build(folders / "llama")
@@ -267,6 +282,7 @@ def test_no_step_of_a_causal_network_copies_the_history_for_every_beam(folders: 
         assert context.cache.layers[0].keys.shape == (2, 2, length, 4)
 
 
+@slow
 def test_networks_that_cannot_be_read(folders: Path) -> None:
     with pytest.raises(ConfigError, match=r"key 'model.base'.*trees of candidates"):
         build(folders / "bert")
@@ -278,6 +294,7 @@ def test_networks_that_cannot_be_read(folders: Path) -> None:
         build(folders / "llama", history_length=30)
 
 
+@slow
 def test_networks_and_tokenizers_that_are_not_there(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
