@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -140,7 +141,8 @@ class CausalReader(nn.Module):
     Candidates and beams are trees over the row they belong to: all their tokens stand behind it in one row, and an
     attention mask says which of them are forerunners of which. So a row is read once, and a step adds the tokens of all
     beams to its cache; nothing is copied for a beam, and beams are reordered by reordering the mask. The library
-    itself joins the row's keys with the new ones, once a step and request.
+    itself joins the row's keys with the new ones, once a step and request. The mask of a row of training grows with the
+    square of its tokens: a hundred candidates for each of twenty positions are thousands.
 
     Args:
         base: the network, without an input embedding; takes `inputs_embeds`, `position_ids`, masks of four axes.
@@ -226,14 +228,7 @@ class CausalReader(nn.Module):
                 raise too_long(where, name, longest, limit)
         if "position_ids" not in inspect.signature(self.base.forward).parameters:
             raise ConfigError("the model takes no positions, so it reads no trees of candidates", where=where)
-        was_training = self.base.training
-        self.base.eval()
-        try:
-            is_right = self._reads_trees_as_rows()
-        except (RuntimeError, TypeError, ValueError):  # whatever a network says of a mask of four axes
-            is_right = False
-        self.base.train(was_training)
-        if not is_right:
+        if not _tries(self.base, self._reads_trees_as_rows):
             raise ConfigError(
                 "the model does not read trees of candidates as it reads rows, or not causally",
                 where=where,
@@ -343,22 +338,22 @@ class EncoderReader(nn.Module):
         longest = self.prompt.num_before + history_length * trie.num_levels + len(self.prompt.after)
         if limit is not None and limit < longest:
             raise too_long(where, "max_position_embeddings", longest, limit)
-        was_training = self.base.training
-        self.base.eval()
-        items = torch.arange(2, device=self.start.device).unsqueeze(1) % trie.num_items
-        begun = self.encode(trie, items, torch.ones_like(items[:, 0]))
-        tokens = self.prompt.tokens.of_nodes(trie, 1, torch.zeros_like(items)).unsqueeze(1)
-        stepped = self.step(begun, torch.zeros_like(items), tokens.squeeze(1), 1).states
-        start = self.start.expand(2, 1, -1)
-        anew = self._decode(torch.cat([start, tokens.squeeze(1)], dim=1), begun.encoded)
-        self.base.train(was_training)
-        if not torch.allclose(stepped, anew[:, 1:], rtol=_TOLERANCE, atol=_TOLERANCE):
+        if not _tries(self.base, lambda: self._goes_on_from_its_cache(trie)):
             raise ConfigError(
                 "the decoder of the model does not go on from a cache",
                 where=where,
-                expected="an encoder with a decoder that keeps its keys and values, such as T5's",
+                expected="an encoder of tokens with a decoder that keeps its keys and values, such as T5's",
                 found=type(self.base).__name__,
             )
+
+    def _goes_on_from_its_cache(self, trie: SemanticIdTrie) -> bool:
+        """Whether two histories that are decoded code by code have the states that they have all at once."""
+        items = torch.arange(2, device=self.start.device).unsqueeze(1) % trie.num_items
+        begun = self.encode(trie, items, torch.ones_like(items[:, 0]))
+        tokens = self.prompt.tokens.of_nodes(trie, 1, torch.zeros_like(items))
+        stepped = self.step(begun, torch.zeros_like(items), tokens, 1).states
+        whole = self._decode(torch.cat([self.start.expand(2, 1, -1), tokens], dim=1), begun.encoded)
+        return torch.allclose(stepped, whole[:, 1:], rtol=_TOLERANCE, atol=_TOLERANCE)
 
     def _encode(self, trie: SemanticIdTrie, items: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Encoded:
         x, last = self.prompt.read_whole(trie, items, lengths)
@@ -423,6 +418,18 @@ def _shallow(cache: Any, rows: Int64[Tensor, " R"] | None = None) -> Any:
 def _cache_name(network: nn.Module) -> str:
     """The name of an argument that was renamed within version 5 of the library."""
     return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
+
+
+def _tries(network: Any, test: Callable[[], bool]) -> bool:
+    """Whether a test of a network succeeds; what the network raises when it is read as it cannot be is a failure."""
+    was_training = network.training
+    network.eval()
+    try:
+        return test()
+    except (RuntimeError, TypeError, ValueError, AttributeError):
+        return False
+    finally:
+        network.train(was_training)
 
 
 def too_long(where: str, name: str, longest: int, limit: int) -> ConfigError:
