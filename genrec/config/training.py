@@ -215,6 +215,11 @@ class StoppingSection:
     cutoff: int = key("its k", 10, minimum=1)
     beam_width: int = key("beams of the validating search", 20, minimum=1)
     max_cases: int | None = key("validation cases looked at; null: all", 5000, minimum=1)
+    prefix_negatives: int = key(
+        "sampled items that the prefixes of at most 1000 cases are told from (prefix_auc_t, prefix_mrr_t); 0: none",
+        20,
+        minimum=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

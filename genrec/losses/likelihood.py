@@ -6,6 +6,7 @@ Must not know models, tries, data or configuration: log-probabilities or logits 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,28 +27,49 @@ class LossOutput:
     parts: dict[str, Float[Tensor, ""]]
 
 
-def token_cross_entropy(log_probs: Float[Tensor, "*B L"], is_valid: Bool[Tensor, "*B"]) -> LossOutput:
-    """-(1/L) sum_l log p_l, the mean over the valid targets; 0 without any.
+def token_cross_entropy(
+    log_probs: Float[Tensor, "*B L"],
+    is_valid: Bool[Tensor, "*B"],
+    *,
+    means: Float[Tensor, "*B L"] | None = None,
+    label_smoothing: float = 0.0,
+    level_weights: Sequence[float] | None = None,
+) -> LossOutput:
+    """sum_l a_l ((1 - e) (-log p_l) + e (-m_l)) / sum_l a_l, the mean over the valid targets; 0 without any.
 
-    Under log-probabilities normalised over all codes this is token cross-entropy, under those normalised over the
-    children in the trie it is MSL's trie-normalised cross-entropy: which of the two is a property of the model.
+    Without smoothing and with equal weights it is -(1/L) sum_l log p_l. Under log-probabilities normalised over all
+    codes this is token cross-entropy, under those normalised over the children in the trie it is MSL's trie-normalised
+    cross-entropy: which of the two is a property of the model.
 
     Args:
         log_probs: log-probability of each code of each target.
         is_valid: false for padding, whose values do not matter and get no gradient.
+        means: m, the mean log-probability of all that the softmax of the level runs over, the target included; for
+            label smoothing.
+        label_smoothing: e, in [0, 1].
+        level_weights: a, a number a level, not all 0; None: 1 each.
 
     Returns:
-        The loss; parts `nll`, the negative log-likelihood of a whole target in nats, and `nll_level_1` to L.
+        The loss; parts `nll`, the negative log-likelihood of a whole target in nats, and `nll_level_1` to L, neither
+        smoothed nor weighted.
 
     >>> output = token_cross_entropy(torch.tensor([[-1.0, -3.0], [-9.0, torch.nan]]), torch.tensor([True, False]))
     >>> output.loss.item(), {name: part.item() for name, part in output.parts.items()}
     (2.0, {'nll': 4.0, 'nll_level_1': 1.0, 'nll_level_2': 3.0})
     """
-    by_level = -log_probs[is_valid].sum(dim=0) / is_valid.sum().clamp(min=1)
+    num_valid = is_valid.sum().clamp(min=1)
+    by_level = -log_probs[is_valid].sum(dim=0) / num_valid
     detached = by_level.detach()
     parts = {"nll": detached.sum()}
     parts |= {f"nll_level_{level}": part for level, part in enumerate(detached, start=1)}
-    return LossOutput(by_level.mean(), parts)
+    if label_smoothing:
+        assert means is not None, "label smoothing needs the means"
+        smoothed = -means[is_valid].sum(dim=0) / num_valid
+        by_level = (1 - label_smoothing) * by_level + label_smoothing * smoothed
+    if level_weights is None:
+        return LossOutput(by_level.mean(), parts)
+    weights = torch.tensor(level_weights, dtype=by_level.dtype, device=by_level.device)
+    return LossOutput((by_level * weights).sum() / weights.sum(), parts)
 
 
 def log_probs_of_codes(

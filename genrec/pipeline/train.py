@@ -20,10 +20,10 @@ from genrec.data.dataset import Dataset
 from genrec.data.sequences import Ragged
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
-from genrec.losses.likelihood import token_cross_entropy
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.pipeline.evaluate import short
 from genrec.pipeline.models import build_model
+from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
 from genrec.runs import RunDirectory
@@ -32,9 +32,12 @@ from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.terminal import Outcome, Progress, Table
 from genrec.training.loop import FitOptions, TrainingState, fit
+from genrec.training.prefix_metrics import prefix_metrics
 from genrec.training.recommender_task import RecommenderTask
 
 logger = logging.getLogger(__name__)
+
+MOST_PREFIX_CASES = 1000
 
 
 def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
@@ -125,7 +128,7 @@ def _build_task(config: training.TrainConfig, model: Any, stream: BatchStream) -
     )
     return RecommenderTask(
         model,
-        loss=token_cross_entropy,
+        objective=build_objective(config.loss, model.trie, seed=fold_in(config.seed, 4)),
         parameter_groups=groups,
         learning_rate=config.optimizer.learning_rate,
         total_steps=config.stopping.max_epochs * stream.num_batches,
@@ -138,7 +141,10 @@ def _build_task(config: training.TrainConfig, model: Any, stream: BatchStream) -
 def _validation(
     config: training.TrainConfig, model: Any, dataset: Dataset, counts: np.ndarray
 ) -> Callable[[], dict[str, float]]:
-    """Recall and NDCG on validation cases by the decoder that will be shipped, as the model is when it is called."""
+    """Recall and NDCG on validation cases by the decoder that will be shipped, as the model is when it is called.
+
+    Beside them, how well the first of the cases have their prefixes told from those of sampled items.
+    """
     cases = dataset.cases("validation")
     limit = config.stopping.max_cases
     if limit is not None and limit < len(cases):
@@ -147,8 +153,14 @@ def _validation(
     width = max(config.stopping.beam_width, cutoff)
     ranker = GeneratorRanker(build_generator(model, dataset, counts, beam_width=width, batch_size=256), cutoff)
 
+    num_negatives = config.stopping.prefix_negatives
+    some = cases.take(slice(0, MOST_PREFIX_CASES))
+
     def validate() -> dict[str, float]:
-        return score_metrics(ranker, cases, train_counts=counts, metrics=(f"recall@{cutoff}", f"ndcg@{cutoff}"))
+        metrics = score_metrics(ranker, cases, train_counts=counts, metrics=(f"recall@{cutoff}", f"ndcg@{cutoff}"))
+        if num_negatives:
+            metrics |= prefix_metrics(model, some, num_negatives=num_negatives, seed=fold_in(config.seed, 5))
+        return metrics
 
     return validate
 

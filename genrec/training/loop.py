@@ -93,8 +93,8 @@ def fit(
     """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
 
     Args:
-        task: its `training_step` takes a dict of tensors (items, targets, is_target; see `Batch`) and returns a dict
-            with the loss and other scalars to record.
+        task: its `training_step` takes a dict of tensors (items, targets, is_target, user_index as in `Batch`, and the
+            epoch) and returns a dict with the loss and other scalars to record.
         stream: the batches.
         validate: metrics of the task's model as it is now, by the real decoder; holds `options.metric`.
         run: where checkpoints, metrics and status go.
@@ -164,6 +164,8 @@ class _Stretches:
                     "items": torch.from_numpy(batch.items),
                     "targets": torch.from_numpy(batch.targets),
                     "is_target": torch.from_numpy(batch.is_target),
+                    "user_index": torch.from_numpy(batch.user_index),
+                    "epoch": torch.tensor(epoch),
                 }
                 step += 1
                 if step == end:

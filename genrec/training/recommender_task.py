@@ -1,27 +1,21 @@
-"""One step of training a recommender: log-probabilities of every target, the loss, AdamW with warm-up and cosine.
+"""One step of training a recommender: the objective of a batch, AdamW with warm-up and cosine.
 
-A shell around a built model and a loss; must not know configuration or files.
+A shell around a built model and an objective; must not know configuration or files.
 """
-
-# B batch, T items, L levels
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from genrec.errors import TrainingError
-from genrec.losses.likelihood import LossOutput
 from genrec.models.recommender import Recommender
-
-Loss = Callable[[Float[Tensor, "B T L"], Bool[Tensor, "B T"]], LossOutput]
+from genrec.training.objectives import Objective
 
 
 class RecommenderTask(pl.LightningModule):
@@ -29,7 +23,7 @@ class RecommenderTask(pl.LightningModule):
 
     Args:
         model: also a torch module; its `mark_trained` has been called.
-        loss: of the log-probabilities and the mask of positions that count.
+        objective: what is minimised; its adaptive weights become part of the checkpoint.
         parameter_groups: of the model.
         learning_rate: highest rate.
         total_steps: of the schedule.
@@ -42,7 +36,7 @@ class RecommenderTask(pl.LightningModule):
         self,
         model: Recommender,
         *,
-        loss: Loss,
+        objective: Objective,
         parameter_groups: list[Any],
         learning_rate: float,
         total_steps: int,
@@ -52,13 +46,13 @@ class RecommenderTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.objective = objective
         self.parameter_groups = parameter_groups
         self.learning_rate = learning_rate
         self.total_steps = total_steps
         self.warmup_steps = round(warmup * total_steps)
         self.final_rate = final_rate
-        self.forward_pass = torch.compile(model.score_targets) if compile else model.score_targets
+        self.score_targets = torch.compile(model.score_targets) if compile else None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The loss and its parts.
@@ -66,9 +60,7 @@ class RecommenderTask(pl.LightningModule):
         Raises:
             TrainingError: the loss is not finite; names the step, the parts and the batch.
         """
-        targets = torch.where(batch["is_target"], batch["targets"], -1)
-        log_probs = self.forward_pass(batch["items"], targets).log_probs
-        output = self.loss(log_probs, batch["is_target"])
+        output = self.objective(self.model, batch, score_targets=self.score_targets)
         if not torch.isfinite(output.loss):
             parts = ", ".join(f"{name} {float(value):.4g}" for name, value in output.parts.items())
             digest = hashlib.sha256(batch["items"].cpu().numpy().tobytes()).hexdigest()[:12]

@@ -25,7 +25,7 @@ from genrec.pipeline.recommenders import build_generator, load_recommender, save
 
 RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
-MEMORY = "model.memory.followers=20"
+MEMORY = ["model.memory.followers=20", "loss=prefix_pairwise", "loss.num_negatives=5", "loss.eta=0.3"]
 SHORT = ["stopping.max_epochs=3", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
 
 
@@ -126,7 +126,7 @@ def test_training_is_reproducible_and_a_finished_run_stays(road: Path, trained: 
 @pytest.fixture(scope="module")
 def with_memory(road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("memory") / "run"
-    works(*train_words(road, run, MEMORY))
+    works(*train_words(road, run, *MEMORY))
     return run
 
 
@@ -162,8 +162,8 @@ def test_a_memory_goes_through_training_search_and_files(
 
 
 def test_killed_training_goes_on_bit_equal(road: Path, with_memory: Path, tmp_path: Path) -> None:
-    """With a memory; without one, see test_warm_start."""
-    words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run", MEMORY)]
+    """With a memory, sampled negatives and weights that are carried on; without, see test_warm_start."""
+    words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run", *MEMORY)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -174,7 +174,12 @@ def test_killed_training_goes_on_bit_equal(road: Path, with_memory: Path, tmp_pa
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, errors
-    works(*train_words(road, tmp_path / "run", MEMORY), "--resume")
+    works(*train_words(road, tmp_path / "run", *MEMORY), "--resume")
+    records = [json.loads(line) for line in (with_memory / "metrics.jsonl").read_text().splitlines()]
+    weights = [[record[f"train_prefix_weight_{t}"] for t in (1, 2, 3, 4)] for record in records]
+    assert all(sum(row) == pytest.approx(1) for row in weights)
+    assert weights[0] != weights[-1]
+    assert all(0.4 < record["prefix_auc_4"] <= 1 for record in records)
     before = load_file(with_memory / "recommender" / "weights.safetensors")
     after = load_file(tmp_path / "run" / "recommender" / "weights.safetensors")
     assert all(np.array_equal(before[name], after[name]) for name in before)

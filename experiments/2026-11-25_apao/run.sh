@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# APAO on Office with the published semantic IDs: cross-entropy, MSL, and prefix-aware losses.
+#   ./run.sh hierarchical | encoder_decoder | tables
+#   GENREC_DATA   absolute folder of the raw data sets
+#   GENREC        the command, if it is not on the PATH
+set -euo pipefail
+cd "$(dirname "$0")"
+mkdir -p work results
+genrec=${GENREC:-genrec}
+export OMP_NUM_THREADS=1
+
+if [ ! -f work/ids/manifest.json ]; then
+  "$genrec" prepare office raw_dir="$GENREC_DATA/apao_office" output=work/office overwrite=true
+  "$genrec" tokenize imported dataset=work/office output=work/ids overwrite=true
+fi
+
+train() { # name key=value ...
+  [ -f results/train_$1.json ] && return
+  rm -rf work/$1
+  "$genrec" train dataset=work/office semantic_ids=work/ids run=work/$1 stopping.prefix_negatives=100 \
+    stopping.max_cases=null accelerator=cpu "${@:2}" --json > work/$1.json
+  mv work/$1.json results/train_$1.json
+}
+
+declare -A loss=(
+  [ce]="model.normalisation=vocabulary"
+  [msl]="model.normalisation=trie"
+  [apao]="model.normalisation=vocabulary loss=prefix_pointwise loss.weights=stateless loss.beta=0.3 loss.eta=1e-4"
+  [apao_msl]="model.normalisation=trie loss=prefix_pointwise loss.weights=stateless loss.beta=0.3 loss.eta=1e-4"
+  [pair]="model.normalisation=vocabulary loss=prefix_pairwise loss.weights=stateless loss.beta=0.2 loss.eta=3e-5"
+  [pair_msl]="model.normalisation=trie loss=prefix_pairwise loss.weights=stateless loss.beta=0.2 loss.eta=3e-5"
+)
+# Dropout as chosen on validation for the likelihood of each, in the experiment on Office.
+declare -A kind=(
+  [plain]="model.node_embeddings=false model.dropout_input=0.4 model.dropout_blocks=0.3 model.dropout_depth=0.2"
+  [nodes]="model.dropout_input=0.6 model.dropout_blocks=0.6 model.dropout_depth=0.6"
+)
+budget="model.history_length=20 optimizer.learning_rate=1e-3 optimizer.weight_decay=0.05 optimizer.node_weight_decay=3
+  optimizer.item_weight_decay=3 stopping.max_epochs=24 stopping.patience=null"
+
+if [ "${1:-hierarchical}" = hierarchical ]; then
+  for seed in 0 1 2; do
+    for with in plain nodes; do
+      for name in ce msl apao apao_msl; do
+        train ${with}_${name}_$seed seed=$seed $budget ${kind[$with]} ${loss[$name]}
+      done
+    done
+  done
+  for with in plain nodes; do
+    for name in pair pair_msl; do
+      train ${with}_${name}_0 seed=0 $budget ${kind[$with]} ${loss[$name]} loss.num_negatives=16
+    done
+  done
+fi
