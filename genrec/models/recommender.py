@@ -219,6 +219,8 @@ def read_settings(kind: type[S], facts: Mapping[str, Any]) -> S:
 
 
 def _kinds() -> tuple[Any, ...]:
+    from genrec.models.decoder_only import DecoderOnlyRecommender
     from genrec.models.hierarchical import HierarchicalRecommender
+    from genrec.models.huggingface import HuggingFaceRecommender
 
-    return (HierarchicalRecommender,)
+    return (HierarchicalRecommender, DecoderOnlyRecommender, HuggingFaceRecommender)

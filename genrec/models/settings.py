@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from genrec.errors import ConfigError
 
 NORMALISATIONS = ("trie", "vocabulary")
+PLACE_OF_HISTORY = "{history}"
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,111 @@ class HierarchicalSettings:
             )
         if self.history_length < 1:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
+
+
+@dataclass(frozen=True)
+class DecoderOnlySettings:
+    """Size and kind of a flat recommender.
+
+    Attributes:
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        history_length: the last items that are read; older ones are cut off.
+        width: D.
+        num_layers: blocks over the tokens.
+        num_heads: of the queries of their attention.
+        num_kv_heads: of its keys and values; None: as many.
+        hidden: width of their feed-forward networks.
+        attention: "softmax" or "sdpa".
+        dropout: rate on the tokens and on the branches of the blocks.
+
+    Raises:
+        ConfigError: unknown normalisation; a temperature or a length that is not positive.
+    """
+
+    normalisation: str = "trie"
+    temperature: float = 1.0
+    node_embeddings: bool = True
+    item_embeddings: bool = True
+    history_length: int = 20
+    width: int = 128
+    num_layers: int = 8
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    hidden: int = 1024
+    attention: str = "softmax"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adaptation of a network that is frozen otherwise.
+
+    Attributes:
+        rank: r; 0: none, all weights are trained.
+        alpha: scale of what is learnt.
+        dropout: rate before the low rank.
+        targets: last parts of the names of the linear layers; none: all of them.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HuggingFaceSettings:
+    """Kind of a recommender whose network is one of `transformers`.
+
+    Attributes:
+        base: folder of the network, or its name on the hub.
+        prompt: text around the history, with the place of it as {history}; None: the history alone.
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        history_length: the last items that are read; older ones are cut off.
+        attention: "softmax" or "sdpa".
+        gradient_checkpointing: computes states again in the backward pass instead of keeping them.
+        lora: low-rank adaptation.
+
+    Raises:
+        ConfigError: unknown normalisation; a temperature or a length that is not positive; a prompt without the place
+            of the history.
+    """
+
+    base: str
+    prompt: str | None = None
+    normalisation: str = "vocabulary"
+    temperature: float = 1.0
+    node_embeddings: bool = False
+    item_embeddings: bool = False
+    history_length: int = 20
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+        if self.prompt is not None and self.prompt.count(PLACE_OF_HISTORY) != 1:
+            raise ConfigError(
+                "the prompt does not say where the history goes",
+                where="key 'model.prompt'",
+                expected=f"{PLACE_OF_HISTORY} once",
+                found=repr(self.prompt),
+            )
+
+
+def _check_common(normalisation: str, temperature: float, history_length: int) -> None:
+    if normalisation not in NORMALISATIONS:
+        raise ConfigError("unknown normalisation", expected=" or ".join(NORMALISATIONS), found=repr(normalisation))
+    if not temperature > 0:
+        raise ConfigError("the temperature must be positive", found=temperature)
+    if history_length < 1:
+        raise ConfigError("the history must have room for an item", expected="1 or more", found=history_length)
