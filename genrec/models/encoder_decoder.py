@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from genrec.models.code_scores import CodeScores, PairScores, Prefixes
-from genrec.models.flat_tokens import group_parameters, last_items, target_rows
+from genrec.models.flat_tokens import group_parameters, last_items, lay_out, target_rows
 from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows
 from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
 from genrec.models.recommender import (
@@ -69,18 +69,25 @@ class Requests(NamedTuple):
 
     Attributes:
         memories: a layer each.
-        is_token: what is no padding.
+        limits: tokens of each.
     """
 
     memories: list[Memory]
-    is_token: Bool[Tensor, "B S"]
+    limits: Int64[Tensor, " B"]
 
 
 class Beams(NamedTuple):
-    """Beams of a search: what they share, and the tokens of each, a layer each."""
+    """Beams of a search.
+
+    Attributes:
+        requests: what they share.
+        own: keys and values of all prefixes that were read so far, a layer each.
+        ancestors: which of them each beam continues, and itself; anything where it was not read.
+    """
 
     requests: Requests
     own: list[OwnTokens]
+    ancestors: Int64[Tensor, "B W A"]
 
 
 class EncoderDecoderRecommender(nn.Module):
@@ -185,7 +192,8 @@ class EncoderDecoderRecommender(nn.Module):
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         rows, counts = target_rows(histories, targets >= 0)
         everyone = torch.arange(len(rows), device=rows.device)
-        if self.encoder.is_causal:
+        # Without a target all is read, too, so that every parameter has a gradient on every rank.
+        if self.encoder.is_causal or not len(rows):
             requests = self._read(histories)
             return [Group(everyone, requests.memories, rows, self._limits(counts))]
         groups = []
@@ -219,11 +227,13 @@ class EncoderDecoderRecommender(nn.Module):
 
     def start(self, context: Requests) -> tuple[Float[Tensor, "B 1 M"], Beams]:
         """Log-probabilities of the children of the root."""
-        start = self.start_vector.expand(len(context.is_token), 1, -1)
-        decoded, own = self.decoder.step(start, [], context.memories, context.is_token)
-        root = torch.zeros(decoded.shape[:2], dtype=torch.int64, device=decoded.device)
+        everyone = torch.arange(len(context.limits), device=context.limits.device)
+        root = torch.zeros_like(everyone)
+        rows = Rows(everyone.unsqueeze(1), root, everyone, root, context.limits)
+        read, own = self.decoder(self.start_vector.expand(len(everyone), -1), rows, context.memories)
+        decoded, root = read.unsqueeze(1), root.unsqueeze(1)
         log_probs = self.scores.of_children(self.trie, 0, Prefixes(decoded, decoded, root))
-        return log_probs, Beams(context, own)
+        return log_probs, Beams(context, own, everyone.view(-1, 1, 1))
 
     def step(
         self,
@@ -233,17 +243,24 @@ class EncoderDecoderRecommender(nn.Module):
         codes: Int64[Tensor, "B W"],
         nodes: Int64[Tensor, "B W"],
     ) -> tuple[Float[Tensor, "B W M"], Beams]:
-        """Log-probabilities of the children of each beam's node; see `Recommender`."""
-        requests, own = state
-        if self.scores.is_trie and max(self.trie.max_branching[level:]) == 1:  # nothing is left to choose
-            decoded = self.start_vector.expand(*nodes.shape, -1)
-        else:
-            row = torch.arange(len(nodes), device=nodes.device).unsqueeze(1)
-            own = [OwnTokens(layer.keys[row, parents], layer.values[row, parents]) for layer in own]
-            token = self._token(level - 1, codes, nodes.clamp(min=0))
-            decoded, own = self.decoder.step(token, own, requests.memories, requests.is_token)
+        """Log-probabilities of the children of each beam's node; see `Recommender`.
+
+        Only beams that have something to choose, now or later, go through the decoder.
+        """
+        requests, own, ancestors = state
+        first, end = self.trie.item_ranges(level, nodes)
+        is_read = (end - first > 1) if self.scores.is_trie else nodes >= 0
+        where = is_read.nonzero(as_tuple=True)
+        request, slot, _ = lay_out(where[0], len(nodes))
+        new = len(own[0].keys) + torch.arange(len(request), device=nodes.device)
+        lines = torch.cat([ancestors[request, parents[where]], new.unsqueeze(1)], dim=1)
+        rows = Rows(lines, torch.full_like(new, level), request, slot, requests.limits[request])
+        token = self._token(level - 1, codes[where], nodes[where])
+        read, own = self.decoder(token, rows, requests.memories, own)
+        decoded = read.new_zeros(*nodes.shape, read.shape[-1]).index_put_(where, read)
         log_probs = self.scores.of_children(self.trie, level, Prefixes(decoded, decoded, nodes))
-        return log_probs, Beams(requests, own)
+        ancestors = lines.new_zeros(*nodes.shape, level + 1).index_put_(where, lines)
+        return log_probs, Beams(requests, own, ancestors)
 
     def _read(self, histories: Int64[Tensor, "M T"]) -> Requests:
         """Encodes rows of items, padded at the end; a row without any is one token."""
@@ -260,7 +277,7 @@ class EncoderDecoderRecommender(nn.Module):
         is_empty[:, 0] = ~is_token[:, 0]
         tokens = torch.where(is_empty.unsqueeze(-1), self.empty_history, tokens)
         is_token = is_token | is_empty
-        return Requests(self.decoder.remember(self.encoder(tokens, is_token)), is_token)
+        return Requests(self.decoder.remember(self.encoder(tokens, is_token), is_token), is_token.sum(dim=1))
 
     def _limits(self, counts: Int64[Tensor, " p"]) -> Int64[Tensor, " p"]:
         """Tokens of so many items."""
@@ -270,7 +287,7 @@ class EncoderDecoderRecommender(nn.Module):
         tree = build_prefix_tree(self.trie, items)
         read = self._rows_to_read(tree)
         levels = []
-        hidden = self.decoder(self._inputs(tree, read), self._lay_out(group, tree, read), group.memories)
+        hidden, _ = self.decoder(self._inputs(tree, read), self._lay_out(group, tree, read), group.memories)
         for level, decoded in enumerate(hidden.split([len(rows) for rows in read])):
             nodes = tree.nodes[level][read[level]]
             scored = self.scores.has_choice(self.trie, level, nodes).nonzero().squeeze(1)

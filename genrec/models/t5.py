@@ -6,14 +6,16 @@ no dropout on attention weights, though. Rows of the decoder are prefixes of a t
 and to the encoded history of its position, which exists once however many rows or beams read it. Knows nothing of items
 or codes.
 """
-# B histories, S tokens, N rows, A ancestors, M memories, R rows of a memory, H heads, E width of a head, D width
+# B histories, S tokens, n things in a rectangle, N rows, T rows so far, A ancestors, M memories, R rows of a memory, H heads,
+# E width of a head, F = H E, D width
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,9 @@ from genrec.errors import ConfigError
 from genrec.models.transformer import ATTENTIONS, NORM_EPS, Dropout
 
 T5_ACTIVATIONS = ("relu", "gated_gelu")
+# The encoder pads histories to the longest of a chunk; a further chunk costs operations, but saves padding.
+SMALLEST_CHUNK, MOST_CHUNKS = 16, 4
+ROWS_OF_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,64 @@ class T5Size:
             raise ConfigError("unknown attention", expected=" or ".join(ATTENTIONS), found=repr(self.attention))
 
 
+class Layout(NamedTuple):
+    """Where things stand in a rectangle that has holes: tokens in histories, prefixes or beams beside their history.
+
+    Matrices multiply the things alone; the rectangle is there for attention.
+
+    Attributes:
+        rows, slots: of each thing.
+        shape: rows and slots of the rectangle.
+    """
+
+    rows: Int64[Tensor, " n"]
+    slots: Int64[Tensor, " n"]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, is_there: Bool[Tensor, "M R"]) -> Layout:
+        """What stands where a mask is true, row by row."""
+        rows, slots = is_there.nonzero(as_tuple=True)
+        return cls(rows, slots, (is_there.shape[0], is_there.shape[1]))
+
+    def take(self, table: Float[Tensor, "M R D"]) -> Float[Tensor, "n D"]:
+        """The things of a rectangle."""
+        return table[self.rows, self.slots]
+
+    def place(self, things: Float[Tensor, "n D"]) -> Float[Tensor, "M R D"]:
+        """A rectangle of the things, 0 elsewhere."""
+        return things.new_zeros(*self.shape, things.shape[-1]).index_put_((self.rows, self.slots), things)
+
+    def split(self, things: Float[Tensor, "n F"], heads: tuple[int, int]) -> Float[Tensor, "M H R E"]:
+        """A rectangle a head, contiguous as batched products want it, 0 elsewhere."""
+        rows, slots = self.shape
+        empty = things.new_zeros(rows, heads[0], slots, heads[1])
+        empty.transpose(1, 2).index_put_((self.rows, self.slots), things.unflatten(-1, heads))
+        return empty
+
+    def join(self, read: Float[Tensor, "M H R E"]) -> Float[Tensor, "n F"]:
+        """Back from `split`."""
+        return read.transpose(1, 2)[self.rows, self.slots].flatten(1)
+
+
+class Chunk(NamedTuple):
+    """Histories of like length, whose attention is computed together.
+
+    Attributes:
+        layout: of their tokens.
+        bias: by distance, -inf where one may not look.
+    """
+
+    layout: Layout
+    bias: Float[Tensor, "B H S S"]
+
+
 class Rows(NamedTuple):
     """Where the rows of a decoder stand.
 
     Attributes:
-        ancestors: the rows that each attends to, from the root to itself; anything where there are fewer.
+        ancestors: the rows that each attends to, from the root to itself, counted from the first that was ever read;
+            any row where there are fewer.
         depths: of each row: the number of ancestors but itself.
         memory: which history each reads.
         slots: its place among the rows of that history: [M, R] has room for all.
@@ -86,10 +144,10 @@ class Memory(NamedTuple):
 
 
 class OwnTokens(NamedTuple):
-    """Keys and values of the tokens of each beam, for one layer."""
+    """Keys and values of all rows so far, for the self-attention of one layer."""
 
-    keys: Float[Tensor, "B W A F"]
-    values: Float[Tensor, "B W A F"]
+    keys: Float[Tensor, "T F"]
+    values: Float[Tensor, "T F"]
 
 
 def distance_buckets(
@@ -140,22 +198,74 @@ class Attention(nn.Module):
         self.value = _linear(size.width, inner, size.width**-0.5)
         self.out = _linear(inner, size.width, inner**-0.5)
 
-    def split(self, x: Float[Tensor, "B S F"]) -> Float[Tensor, "B H S E"]:
-        """One row of numbers a token -> heads."""
-        return x.unflatten(-1, self.heads).transpose(1, 2)
+    def project(self, x: Float[Tensor, "n D"]) -> tuple[Tensor, ...]:
+        """Queries, keys and values [n, F], by one product."""
+        weights = torch.cat([self.query.weight, self.key.weight, self.value.weight])
+        return F.linear(x, weights).chunk(3, dim=-1)
 
     def few(
         self,
-        query: Float[Tensor, "*N F"],
-        keys: Float[Tensor, "*N A F"],
-        values: Float[Tensor, "*N A F"],
-        bias: Float[Tensor, "*N A H"],
-    ) -> Float[Tensor, "*N D"]:
-        """Attention of each row to a few keys of its own, by element-wise products; a bias of -inf leaves one out."""
-        heads = keys.unflatten(-1, self.heads)  # [N, A, H, E]
-        scores = (query.unflatten(-1, self.heads).unsqueeze(-3) * heads).sum(dim=-1) + bias
-        weights = scores.float().softmax(dim=-2).to(values.dtype).unsqueeze(-1)
-        return self.out((weights * values.unflatten(-1, self.heads)).sum(dim=-3).flatten(-2))
+        query: Float[Tensor, "N F"],
+        tokens: OwnTokens,
+        bias: Float[Tensor, "N A H"],
+        ancestors: Int64[Tensor, "N A"],
+    ) -> Float[Tensor, "N D"]:
+        """Attention of each row to its ancestors; a bias of -inf leaves one out."""
+        query, keys, values = (part.unflatten(-1, self.heads) for part in (query, *tokens))
+        return self.out(FewKeys.apply(query, keys, values, bias, ancestors).flatten(1))  # pyright: ignore
+
+
+class FewKeys(torch.autograd.Function):
+    """Attention of each row to a few rows: what autograd would make of four lines, but without what they keep.
+
+    Gathered keys and values would be as large as all else of a layer together. Here they are gathered in blocks that
+    stay in the cache of a processor, and once more for the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "N H E"],
+        keys: Float[Tensor, "T H E"],
+        values: Float[Tensor, "T H E"],
+        bias: Float[Tensor, "N A H"],
+        which: Int64[Tensor, "N A"],
+    ) -> Float[Tensor, "N H E"]:
+        read, weights = torch.empty_like(query, memory_format=torch.contiguous_format), torch.empty_like(bias)
+        for block in _blocks(query):
+            scores = (query[block].unsqueeze(1) * _gather(keys, which[block])).sum(dim=-1) + bias[block]
+            weights[block] = scores.softmax(dim=1)
+            shares = weights[block].to(values.dtype).unsqueeze(-1)
+            read[block] = (shares * _gather(values, which[block])).sum(dim=1)
+        ctx.save_for_backward(query, keys, values, weights, which)
+        return read
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Float[Tensor, "N H E"]) -> tuple[Tensor | None, ...]:
+        query, keys, values, weights, which = ctx.saved_tensors
+        to_query, to_bias = torch.empty_like(grads[0]), torch.empty_like(weights)
+        to_keys, to_values = (torch.zeros(keys.shape, dtype=weights.dtype, device=keys.device) for _ in range(2))
+        for block in _blocks(query):
+            grad, some, shares = grads[0][block].unsqueeze(1), which[block], weights[block]
+            to_shares = (grad * _gather(values, some)).sum(dim=-1)
+            to_scores = shares * (to_shares - (shares * to_shares).sum(dim=1, keepdim=True))
+            to_bias[block] = to_scores
+            to_scores, flat = to_scores.unsqueeze(-1), some.flatten()
+            to_query[block] = (to_scores * _gather(keys, some)).sum(dim=1)
+            to_keys.index_add_(0, flat, (to_scores * query[block].unsqueeze(1)).flatten(0, 1))
+            to_values.index_add_(0, flat, (shares.unsqueeze(-1) * grad).flatten(0, 1))
+        return to_query, to_keys.to(keys.dtype), to_values.to(values.dtype), to_bias, None
+
+
+def _gather(table: Float[Tensor, "T H E"], which: Int64[Tensor, "c A"]) -> Float[Tensor, "c A H E"]:
+    """table[which], whose rows are copied whole."""
+    return table.flatten(1).index_select(0, which.flatten()).view(*which.shape, *table.shape[1:])
+
+
+def _blocks(rows: Tensor) -> list[slice]:
+    """Parts of few rows on a processor, all rows at once elsewhere."""
+    size = ROWS_OF_BLOCK if rows.device.type == "cpu" else max(len(rows), 1)
+    return [slice(first, first + size) for first in range(0, len(rows), size)]
 
 
 class FeedForward(nn.Module):
@@ -170,7 +280,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         if self.gate is None:
-            return self.outer(self.dropout(F.relu(self.inner(x))))
+            return self.outer(self.dropout(self.inner(x).relu_()))
         return self.outer(self.dropout(F.gelu(self.gate(x), approximate="tanh") * self.inner(x)))
 
 
@@ -184,16 +294,20 @@ class EncoderLayer(nn.Module):
         self.attention, self.feed_forward = Attention(size), FeedForward(size)
         self.dropout = Dropout(size.dropout)
 
-    def forward(self, x: Float[Tensor, "B S D"], bias: Float[Tensor, "B H S S"]) -> Float[Tensor, "B S D"]:
-        own = self.attention
-        normed = self.attention_norm(x)
-        query, key, value = (own.split(part(normed)) for part in (own.query, own.key, own.value))
-        if self.kind == "sdpa":
-            read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), scale=1.0)
-        else:
-            read = (query @ key.transpose(-1, -2) + bias).float().softmax(dim=-1).to(value.dtype) @ value
-        x = x + self.dropout(own.out(read.transpose(1, 2).flatten(2)))
+    def forward(self, x: Float[Tensor, "n D"], chunks: list[Chunk]) -> Float[Tensor, "n D"]:
+        sizes = [len(chunk.layout.rows) for chunk in chunks]
+        parts = zip(*(part.split(sizes) for part in self.attention.project(self.attention_norm(x))), strict=True)
+        read = torch.cat([self._attend(chunk, *part) for chunk, part in zip(chunks, parts, strict=True)])
+        x = x + self.dropout(self.attention.out(read))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+    def _attend(self, chunk: Chunk, *projected: Float[Tensor, "c F"]) -> Float[Tensor, "c F"]:
+        query, key, value = (chunk.layout.split(part, self.attention.heads) for part in projected)
+        if self.kind == "sdpa":
+            read = F.scaled_dot_product_attention(query, key, value, attn_mask=chunk.bias.to(query.dtype), scale=1.0)
+        else:
+            read = (query @ key.transpose(-1, -2)).float().add_(chunk.bias).softmax(dim=-1).to(value.dtype) @ value
+        return chunk.layout.join(read)
 
 
 class Encoder(nn.Module):
@@ -212,17 +326,31 @@ class Encoder(nn.Module):
         self.norm, self.dropout = _norm(size), Dropout(size.dropout)
 
     def forward(self, x: Float[Tensor, "B S D"], is_token: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
-        """States of the tokens; those of padding mean nothing. Without a causal mask, every row has a token."""
+        """States of the tokens, 0 in padding. Without a causal mask, every row has a token."""
+        chunks, tokens = [], []
         places = torch.arange(x.shape[1], device=x.device)
         bias = self.bias(places, places).permute(2, 0, 1)
+        ends = (is_token * (places + 1)).amax(dim=1)
+        for rows in ends.argsort(stable=True).split(max(SMALLEST_CHUNK, -(-len(x) // MOST_CHUNKS))):
+            longest = max(1, int(ends[rows].max()))
+            chunk = is_token[rows, :longest]
+            layout = Layout.of(chunk)
+            chunks.append(Chunk(layout, self._open(bias[:, :longest, :longest], chunk)))
+            tokens.append(rows[layout.rows] * x.shape[1] + layout.slots)
+        flat = torch.cat(tokens)
+        y = self.dropout(x.flatten(0, 1)[flat])
+        for layer in self.layers:
+            y = layer(y, chunks)
+        y = self.dropout(self.norm(y))
+        return y.new_zeros(len(x) * x.shape[1], y.shape[-1]).index_copy_(0, flat, y).view_as(x)
+
+    def _open(self, bias: Float[Tensor, "H S S"], is_token: Bool[Tensor, "B S"]) -> Float[Tensor, "B H S S"]:
+        """The bias, -inf where a token may not look."""
         is_open = is_token.unsqueeze(1)
         if self.is_causal:  # a place reads itself in any case, so that no row of scores is empty
+            places = torch.arange(is_token.shape[1], device=bias.device)
             is_open = (is_open & (places <= places.unsqueeze(1))) | (places == places.unsqueeze(1))
-        bias = bias.masked_fill(~is_open.unsqueeze(1), -torch.inf)
-        x = self.dropout(x)
-        for layer in self.layers:
-            x = layer(x, bias)
-        return self.dropout(self.norm(x))
+        return bias.masked_fill(~is_open.unsqueeze(1), -torch.inf)
 
 
 class DecoderLayer(nn.Module):
@@ -235,28 +363,33 @@ class DecoderLayer(nn.Module):
         self.attention, self.cross, self.feed_forward = Attention(size), Attention(size), FeedForward(size)
         self.dropout = Dropout(size.dropout)
 
-    def remember(self, encoded: Float[Tensor, "M S D"]) -> Memory:
+    def remember(self, encoded: Float[Tensor, "n D"], layout: Layout) -> Memory:
         """Keys and values of histories."""
-        return Memory(self.cross.split(self.cross.key(encoded)), self.cross.split(self.cross.value(encoded)))
+        keys, values = F.linear(encoded, torch.cat([self.cross.key.weight, self.cross.value.weight])).chunk(2, dim=-1)
+        return Memory(layout.split(keys, self.cross.heads), layout.split(values, self.cross.heads))
 
     def read(
-        self, query: Float[Tensor, "M H R E"], memory: Memory, is_open: Bool[Tensor, "M 1 #R S"]
-    ) -> Float[Tensor, "M R F"]:
+        self, x: Float[Tensor, "N D"], layout: Layout, memory: Memory, is_open: Bool[Tensor, "M 1 #R S"]
+    ) -> Float[Tensor, "N D"]:
         """Attention of all rows of a history to its keys: a matrix product a history, whatever the number of rows."""
+        query = layout.split(self.cross.query(self.cross_norm(x)), self.cross.heads)
         if self.kind == "sdpa":
             read = F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=is_open, scale=1.0)
         else:
-            scores = (query @ memory.keys.transpose(-1, -2)).masked_fill(~is_open, -torch.inf)
-            read = scores.float().softmax(dim=-1).to(query.dtype) @ memory.values
-        return read.transpose(1, 2).flatten(2)
+            scores = (query @ memory.keys.transpose(-1, -2)).float().masked_fill_(~is_open, -torch.inf)
+            read = scores.softmax(dim=-1).to(query.dtype) @ memory.values
+        return self.cross.out(layout.join(read))
 
-    def finish(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """The feed-forward half."""
+    def finish(
+        self, x: Float[Tensor, "N D"], layout: Layout, memory: Memory, is_open: Bool[Tensor, "M 1 #R S"]
+    ) -> Float[Tensor, "N D"]:
+        """What follows self-attention: `read` and the feed-forward network."""
+        x = x + self.dropout(self.read(x, layout, memory, is_open))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
 class Decoder(nn.Module):
-    """Rows of a tree in one pass, or one more token of each beam."""
+    """Reads rows of trees, all in one pass or depth by depth."""
 
     def __init__(self, size: T5Size) -> None:
         super().__init__()
@@ -264,64 +397,43 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(size) for _ in range(size.num_layers))
         self.norm, self.dropout = _norm(size), Dropout(size.dropout)
 
-    def remember(self, encoded: Float[Tensor, "M S D"]) -> list[Memory]:
+    def remember(self, encoded: Float[Tensor, "M S D"], is_token: Bool[Tensor, "M S"]) -> list[Memory]:
         """What the layers read of encoded histories."""
-        return [layer.remember(encoded) for layer in self._layers()]
+        layout = Layout.of(is_token)
+        tokens = layout.take(encoded)
+        return [layer.remember(tokens, layout) for layer in self._layers()]
 
-    def forward(self, x: Float[Tensor, "N D"], rows: Rows, memories: list[Memory]) -> Float[Tensor, "N D"]:
-        """Hidden states of all rows of a tree."""
+    def forward(
+        self, x: Float[Tensor, "N D"], rows: Rows, memories: list[Memory], before: Sequence[OwnTokens] = ()
+    ) -> tuple[Float[Tensor, "N D"], list[OwnTokens]]:
+        """Reads rows of a tree.
+
+        Args:
+            x: the last token of each.
+            rows: where they stand.
+            memories: of the histories, a layer each; read where they are, not copied for each row.
+            before: of all rows that were read already, a layer each. They stay where they are, whatever beams do.
+
+        Returns:
+            Hidden states, and `before` with the new rows.
+        """
         places = torch.arange(rows.ancestors.shape[1], device=x.device)
         is_later = (places > rows.depths.unsqueeze(1)).unsqueeze(-1)
         bias = self.bias(places, places)[rows.depths].masked_fill(is_later, -torch.inf)  # [N, A, H]
-        num_memories, num_tokens = memories[0].keys.shape[0], memories[0].keys.shape[2] if memories else 0
-        most = int(rows.slots.max()) + 1 if len(x) else 1
-        limits = rows.limits.new_ones(num_memories, most).index_put((rows.memory, rows.slots), rows.limits)
+        num_memories, _, num_tokens, _ = memories[0].keys.shape
+        layout = Layout(rows.memory, rows.slots, (num_memories, int(rows.slots.max()) + 1 if len(x) else 1))
+        limits = rows.limits.new_ones(layout.shape).index_put_((rows.memory, rows.slots), rows.limits)
         is_open = (torch.arange(num_tokens, device=x.device) < limits.unsqueeze(-1)).unsqueeze(1)
-        flat = rows.memory * most + rows.slots
-        x = self.dropout(x)
-        for layer, memory in zip(self._layers(), memories, strict=True):
-            own, normed = layer.attention, layer.attention_norm(x)
-            keys, values = (part(normed).index_select(0, rows.ancestors.flatten()) for part in (own.key, own.value))
-            keys, values = (part.view(*rows.ancestors.shape, -1) for part in (keys, values))
-            x = x + layer.dropout(own.few(own.query(normed), keys, values, bias))
-            query = layer.cross.query(layer.cross_norm(x))
-            placed = query.new_zeros(num_memories * most, query.shape[-1]).index_copy(0, flat, query)
-            query = layer.cross.split(placed.view(num_memories, most, -1))
-            read = layer.read(query, memory, is_open).flatten(0, 1).index_select(0, flat)
-            x = layer.finish(x + layer.dropout(layer.cross.out(read)))
-        return self.dropout(self.norm(x))
-
-    def step(
-        self,
-        x: Float[Tensor, "B W D"],
-        own_tokens: list[OwnTokens],
-        memories: list[Memory],
-        is_token: Bool[Tensor, "B S"],
-    ) -> tuple[Float[Tensor, "B W D"], list[OwnTokens]]:
-        """One more token of each beam: its hidden state, and the tokens with it.
-
-        Args:
-            x: vectors of the new tokens.
-            own_tokens: of the beams so far, a layer each, in their present order; empty at the first token.
-            memories: of the B histories; read where they are, not copied for each beam.
-            is_token: what is no padding.
-        """
-        place = own_tokens[0].keys.shape[2] if own_tokens else 0
-        places = torch.arange(place + 1, device=x.device)
-        bias = self.bias(places[-1:], places)  # [1, A, H]
-        is_open = is_token[:, None, None]
         after = []
         x = self.dropout(x)
         for number, (layer, memory) in enumerate(zip(self._layers(), memories, strict=True)):
-            own, normed = layer.attention, layer.attention_norm(x)
-            keys, values = (part(normed).unsqueeze(2) for part in (own.key, own.value))
-            if own_tokens:
-                keys = torch.cat([own_tokens[number].keys, keys], dim=2)
-                values = torch.cat([own_tokens[number].values, values], dim=2)
+            query, keys, values = layer.attention.project(layer.attention_norm(x))
+            if before:
+                keys = torch.cat([before[number].keys, keys])
+                values = torch.cat([before[number].values, values])
             after.append(OwnTokens(keys, values))
-            x = x + layer.dropout(own.few(own.query(normed), keys, values, bias))
-            read = layer.read(layer.cross.split(layer.cross.query(layer.cross_norm(x))), memory, is_open)
-            x = layer.finish(x + layer.dropout(layer.cross.out(read)))
+            x = x + layer.dropout(layer.attention.few(query, after[-1], bias, rows.ancestors))
+            x = layer.finish(x, layout, memory, is_open)
         return self.dropout(self.norm(x)), after
 
     def _layers(self) -> list[DecoderLayer]:

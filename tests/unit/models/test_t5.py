@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from genrec.errors import ConfigError
-from genrec.models.t5 import Decoder, DecoderLayer, Encoder, EncoderLayer, OwnTokens, Rows, T5Size
+from genrec.models.t5 import Decoder, DecoderLayer, Encoder, EncoderLayer, FewKeys, OwnTokens, Rows, T5Size
 
 WIDTH, VOCABULARY = 16, 31
 
@@ -95,7 +95,7 @@ def test_it_gives_the_logits_of_transformers(activation: str, attention: str, ti
     with torch.no_grad():
         expected = theirs(input_ids=tokens, attention_mask=is_token.long(), decoder_input_ids=answers)
         encoded = encoder(theirs.shared(tokens), is_token)
-        hidden = decoder(theirs.shared(answers).flatten(0, 1), chain(4, 6, lengths), decoder.remember(encoded))
+        hidden, _ = decoder(theirs.shared(answers).flatten(0, 1), chain(4, 6, lengths), decoder.remember(encoded, is_token))
         logits = hidden.view(4, 6, WIDTH) * (WIDTH**-0.5 if tied else 1) @ theirs.lm_head.weight.T
     torch.testing.assert_close(encoded[is_token], expected.encoder_last_hidden_state[is_token], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -113,12 +113,15 @@ def test_one_token_after_the_other_is_all_at_once(attention: str) -> None:
     is_token = torch.arange(7) < lengths.unsqueeze(1)
     tokens = draw(3, 4, WIDTH, seed=1)
     with torch.no_grad():
-        memories = decoder.remember(encoder(draw(3, 7, WIDTH), is_token))
-        expected = decoder(tokens.flatten(0, 1), chain(3, 4, lengths), memories).view(3, 4, WIDTH)
+        memories = decoder.remember(encoder(draw(3, 7, WIDTH), is_token), is_token)
+        expected = decoder(tokens.flatten(0, 1), chain(3, 4, lengths), memories)[0].view(3, 4, WIDTH)
         own: list[OwnTokens] = []
+        everyone, none = torch.arange(3), torch.zeros(3, dtype=torch.int64)
         for place in range(4):
-            found, own = decoder.step(tokens[:, place : place + 1], own, memories, is_token)
-            torch.testing.assert_close(found.squeeze(1), expected[:, place], rtol=1e-5, atol=1e-5)
+            ancestors = everyone.unsqueeze(1) + 3 * torch.arange(place + 1)  # place after place, not row after row
+            rows = Rows(ancestors, none + place, everyone, none, lengths)
+            found, own = decoder(tokens[:, place], rows, memories, own)
+            torch.testing.assert_close(found, expected[:, place], rtol=1e-5, atol=1e-5)
 
 
 def test_a_causal_encoder_does_not_see_what_follows_nor_padding() -> None:
@@ -152,11 +155,34 @@ class LargestTensor(TorchDispatchMode):
 def test_a_step_makes_nothing_of_the_size_of_beams_times_history() -> None:
     _, decoder = build()
     num_tokens, beams, inner = 500, 40, 24
-    memories = decoder.remember(draw(2, num_tokens, WIDTH))
+    memories = decoder.remember(draw(2, num_tokens, WIDTH), torch.ones(2, num_tokens, dtype=torch.bool))
+    rows = chain(2 * beams, 1, torch.full((2 * beams,), num_tokens))
+    rows = rows._replace(memory=rows.memory // beams, slots=rows.memory % beams)
     with torch.no_grad(), LargestTensor() as seen:
-        decoder.step(draw(2, beams, WIDTH), [], memories, torch.ones(2, num_tokens, dtype=torch.bool))
+        decoder(draw(2 * beams, WIDTH), rows, memories)
     scores = 2 * 3 * beams * num_tokens  # a number for each head, beam and token
     assert seen.most <= scores < 2 * beams * num_tokens * inner / 4
+
+
+@pytest.mark.parametrize("block", [2, 100])
+def test_attention_to_few_keys_is_what_autograd_makes_of_the_formula(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("genrec.models.t5.ROWS_OF_BLOCK", block)
+    which = torch.tensor([[0, 0, 0], [0, 3, 1], [4, 2, 2], [1, 1, 4], [2, 0, 3]])
+    bias = draw(5, 3, 2, seed=3).double()
+    bias[0, 1:], bias[2, 0, 1] = -torch.inf, -torch.inf
+    parts = [draw(5, 2, 4, seed=seed).double().requires_grad_() for seed in range(3)]
+    inputs = [*parts, bias.requires_grad_()]
+    query, keys, values, _ = inputs
+    scores = torch.einsum("nhe,nahe->nah", query, keys[which]) + bias
+    expected = torch.einsum("nah,nahe->nhe", scores.softmax(dim=1), values[which])
+    found = FewKeys.apply(*inputs, which)
+    assert isinstance(found, torch.Tensor)
+    torch.testing.assert_close(found, expected)
+    weights = draw(5, 2, 4, seed=4).double()
+    gradients = [torch.autograd.grad((result * weights).sum(), inputs) for result in (found, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("wrong", [{"activation": "swish"}, {"attention": "flash"}])
