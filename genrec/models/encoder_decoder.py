@@ -192,8 +192,7 @@ class EncoderDecoderRecommender(nn.Module):
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         rows, counts = target_rows(histories, targets >= 0)
         everyone = torch.arange(len(rows), device=rows.device)
-        # Without a target all is read, too, so that every parameter has a gradient on every rank.
-        if self.encoder.is_causal or not len(rows):
+        if self.encoder.is_causal or not len(rows):  # without targets too: every parameter has a gradient on every rank
             requests = self._read(histories)
             return [Group(everyone, requests.memories, rows, self._limits(counts))]
         groups = []
@@ -209,9 +208,6 @@ class EncoderDecoderRecommender(nn.Module):
 
     def score_items(self, context: list[Group], items: Int64[Tensor, "P C"], *, with_means: bool = False) -> ItemScores:
         """Log-probability of each code of C items after each position, in one pass; see `Recommender`."""
-        if not context:
-            empty = self.start_vector.new_zeros(*items.shape, self.trie.num_levels, dtype=torch.float32)
-            return ItemScores(empty, empty if with_means else None)
         scores = [self._score_group(group, items[group.positions], with_means=with_means) for group in context]
         back = torch.cat([group.positions for group in context]).argsort()
         log_probs = torch.cat([score.log_probs for score in scores])[back]

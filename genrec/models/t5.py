@@ -6,8 +6,8 @@ no dropout on attention weights, though. Rows of the decoder are prefixes of a t
 and to the encoded history of its position, which exists once however many rows or beams read it. Knows nothing of items
 or codes.
 """
-# B histories, S tokens, n things in a rectangle, N rows, T rows so far, A ancestors, M memories, R rows of a memory, H heads,
-# E width of a head, F = H E, D width
+# B histories, S tokens, n things in a rectangle, N rows, T rows so far, A ancestors, M memories, R rows of a memory,
+# H heads, E width of a head, F = H E, D width
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from genrec.models.transformer import ATTENTIONS, NORM_EPS, Dropout
 T5_ACTIVATIONS = ("relu", "gated_gelu")
 # The encoder pads histories to the longest of a chunk; a further chunk costs operations, but saves padding.
 SMALLEST_CHUNK, MOST_CHUNKS = 16, 4
-ROWS_OF_BLOCK = 256
+ROWS_OF_BLOCK = 256  # of attention to ancestors
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,6 @@ class Layout(NamedTuple):
     def take(self, table: Float[Tensor, "M R D"]) -> Float[Tensor, "n D"]:
         """The things of a rectangle."""
         return table[self.rows, self.slots]
-
-    def place(self, things: Float[Tensor, "n D"]) -> Float[Tensor, "M R D"]:
-        """A rectangle of the things, 0 elsewhere."""
-        return things.new_zeros(*self.shape, things.shape[-1]).index_put_((self.rows, self.slots), things)
 
     def split(self, things: Float[Tensor, "n F"], heads: tuple[int, int]) -> Float[Tensor, "M H R E"]:
         """A rectangle a head, contiguous as batched products want it, 0 elsewhere."""
@@ -311,7 +307,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Reads rows of token vectors.
+    """Reads rows of token vectors: padding goes through attention alone, and there no further than a chunk needs.
 
     Args:
         size: of the stack.

@@ -95,7 +95,9 @@ def test_it_gives_the_logits_of_transformers(activation: str, attention: str, ti
     with torch.no_grad():
         expected = theirs(input_ids=tokens, attention_mask=is_token.long(), decoder_input_ids=answers)
         encoded = encoder(theirs.shared(tokens), is_token)
-        hidden, _ = decoder(theirs.shared(answers).flatten(0, 1), chain(4, 6, lengths), decoder.remember(encoded, is_token))
+        hidden, _ = decoder(
+            theirs.shared(answers).flatten(0, 1), chain(4, 6, lengths), decoder.remember(encoded, is_token)
+        )
         logits = hidden.view(4, 6, WIDTH) * (WIDTH**-0.5 if tied else 1) @ theirs.lm_head.weight.T
     torch.testing.assert_close(encoded[is_token], expected.encoder_last_hidden_state[is_token], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, expected.logits, rtol=1e-5, atol=1e-5)
@@ -138,6 +140,20 @@ def test_a_causal_encoder_does_not_see_what_follows_nor_padding() -> None:
         torch.testing.assert_close(encoder(shown, is_token)[1, 2:], before[1, 2:], rtol=0, atol=0)
         alone = encoder(x[1:, 2:], is_token[1:, 2:])  # distances alone count, so padding on the left shifts nothing
         torch.testing.assert_close(alone, before[1:, 2:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_histories_read_in_chunks_are_those_read_alone(is_causal: bool) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(size(), is_causal=is_causal).eval()
+    lengths = torch.randint(1, 10, (40,), generator=torch.Generator().manual_seed(1))
+    x, is_token = draw(40, 9, WIDTH), torch.arange(9) < lengths.unsqueeze(1)
+    with torch.no_grad():
+        found = encoder(x, is_token)
+        for row, length in enumerate(lengths.tolist()):
+            alone = encoder(x[row : row + 1, :length], is_token[row : row + 1, :length])
+            torch.testing.assert_close(found[row, :length], alone[0], rtol=1e-5, atol=1e-5)
+    assert not found[~is_token].any()
 
 
 class LargestTensor(TorchDispatchMode):
