@@ -52,6 +52,30 @@ class HierarchicalModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderDecoderModel:
+    """TIGER: a T5 that reads the codes of the history and writes those of the next item."""
+
+    name: Literal["encoder_decoder"] = "encoder_decoder"
+    normalisation: Literal["trie", "vocabulary"] = key("softmax over the children of a node, or all codes", "trie")
+    temperature: float = key("tau_msl, divides the logits", 1.0)
+    node_embeddings: bool = key("a vector for each node of the trie", True)
+    item_embeddings: bool = key("a vector for each item of the history", False)
+    encoder: Literal["full", "causal"] = key("a history for each target, or a window for all of its targets", "full")
+    history_length: int = key("last items that are read", 20, minimum=1)
+    width: int = key("width of all vectors", 128, minimum=1)
+    encoder_layers: int = key("blocks over the history", 4, minimum=0)
+    decoder_layers: int = key("blocks over the codes", 4, minimum=1)
+    num_heads: int = key("heads of all attentions", 6, minimum=1)
+    head_width: int = key("width of each of them", 64, minimum=1)
+    hidden: int = key("width of their feed-forward networks", 1024, minimum=1)
+    activation: Literal["relu", "gated_gelu"] = key("of the feed-forward networks", "relu")
+    attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
+    num_buckets: int = key("of the bias by distance", 32, minimum=4)
+    max_distance: int = key("tokens from which on all distances are alike", 128, minimum=2)
+    dropout: float = key("rate everywhere but on attention weights", 0.1, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecoderOnlyModel:
     """A Llama-style decoder over the codes of the history, one token after the other."""
 
@@ -99,4 +123,4 @@ class HuggingFaceModel:
     lora: LoraSection = key("low-rank adaptation", LoraSection)
 
 
-Model = HierarchicalModel | DecoderOnlyModel | HuggingFaceModel
+Model = HierarchicalModel | EncoderDecoderModel | DecoderOnlyModel | HuggingFaceModel

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from genrec.errors import ConfigError
 
 NORMALISATIONS = ("trie", "vocabulary")
+ENCODERS = ("full", "causal")
 PLACE_OF_HISTORY = "{history}"
 
 
@@ -100,6 +101,57 @@ class HierarchicalSettings:
             )
         if self.history_length < 1:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
+
+
+@dataclass(frozen=True)
+class EncoderDecoderSettings:
+    """Size and kind of an encoder-decoder recommender; by default that of TIGER as APAO trains it.
+
+    Attributes:
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        encoder: "full" (a history for each target) or "causal" (a window for all of its targets).
+        history_length: the last items that are read; older ones are cut off.
+        width: D.
+        encoder_layers, decoder_layers: blocks.
+        num_heads: of all attentions.
+        head_width: of each; num_heads x head_width need not be D.
+        hidden: width of the feed-forward networks.
+        activation: "relu" or "gated_gelu".
+        attention: "softmax" or "sdpa".
+        num_buckets, max_distance: of the bias by distance, in tokens.
+        dropout: rate on inputs, branches, inner activations and outputs.
+
+    Raises:
+        ConfigError: unknown normalisation or encoder; a temperature or a length that is not positive; no decoder layer.
+    """
+
+    normalisation: str = "trie"
+    temperature: float = 1.0
+    node_embeddings: bool = True
+    item_embeddings: bool = False
+    encoder: str = "full"
+    history_length: int = 20
+    width: int = 128
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    num_heads: int = 6
+    head_width: int = 64
+    hidden: int = 1024
+    activation: str = "relu"
+    attention: str = "softmax"
+    num_buckets: int = 32
+    max_distance: int = 128
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+        if self.encoder not in ENCODERS:
+            raise ConfigError("unknown encoder", expected=" or ".join(ENCODERS), found=repr(self.encoder))
+        if self.decoder_layers < 1:
+            raise ConfigError("a decoder without layers reads no history", fix="model.decoder_layers=1")
 
 
 @dataclass(frozen=True)

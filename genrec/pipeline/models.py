@@ -8,10 +8,12 @@ from typing import Any
 
 from genrec.config import models
 from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.huggingface import HuggingFaceRecommender
 from genrec.models.settings import (
     DecoderOnlySettings,
+    EncoderDecoderSettings,
     HierarchicalSettings,
     HuggingFaceSettings,
     LoraSettings,
@@ -35,6 +37,10 @@ def _hierarchical(section: models.HierarchicalModel, trie: SemanticIdTrie) -> Hi
     return HierarchicalRecommender(trie, HierarchicalSettings(**values, memory=memory))
 
 
+def _encoder_decoder(section: models.EncoderDecoderModel, trie: SemanticIdTrie) -> EncoderDecoderRecommender:
+    return EncoderDecoderRecommender(trie, EncoderDecoderSettings(**_values(section)))
+
+
 def _decoder_only(section: models.DecoderOnlyModel, trie: SemanticIdTrie) -> DecoderOnlyRecommender:
     return DecoderOnlyRecommender(trie, DecoderOnlySettings(**_values(section)))
 
@@ -51,6 +57,7 @@ def _values(section: models.Model) -> dict[str, Any]:
 
 _BUILDERS: dict[type, Callable[[Any, SemanticIdTrie], Any]] = {
     models.HierarchicalModel: _hierarchical,
+    models.EncoderDecoderModel: _encoder_decoder,
     models.DecoderOnlyModel: _decoder_only,
     models.HuggingFaceModel: _huggingface,
 }

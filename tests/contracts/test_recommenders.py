@@ -12,10 +12,17 @@ import torch
 
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.huggingface import HuggingFaceRecommender, TextIds
 from genrec.models.recommender import build_from
-from genrec.models.settings import DecoderOnlySettings, HierarchicalSettings, HuggingFaceSettings, MemorySettings
+from genrec.models.settings import (
+    DecoderOnlySettings,
+    EncoderDecoderSettings,
+    HierarchicalSettings,
+    HuggingFaceSettings,
+    MemorySettings,
+)
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 NUM_ITEMS, SIZES, LENGTH = 30, (4, 5, 6, 3), 6
@@ -60,6 +67,13 @@ def decoder_only(**settings: Any) -> DecoderOnlyRecommender:
     return begun(DecoderOnlyRecommender(catalogue(), DecoderOnlySettings(**(small | settings))))
 
 
+def encoder_decoder(**settings: Any) -> EncoderDecoderRecommender:
+    small: dict[str, Any] = {"width": 16, "encoder_layers": 2, "decoder_layers": 2, "num_heads": 3, "head_width": 4}
+    torch.manual_seed(0)
+    given = EncoderDecoderSettings(**(small | {"hidden": 24, "history_length": LENGTH} | settings))
+    return begun(EncoderDecoderRecommender(catalogue(), given))
+
+
 def huggingface(kind: str, *, text: tuple[list[int], list[int]] = ([], []), **settings: Any) -> HuggingFaceRecommender:
     transformers = pytest.importorskip("transformers", reason="needs the extra `huggingface`")
     if kind == "t5":
@@ -84,6 +98,10 @@ KINDS = {
     "no transitions": lambda: hierarchical(transition_embeddings=False),
     "memory": lambda: hierarchical(memory=MemorySettings(followers=9, history_decay=0.8)),
     "memory, vocabulary": lambda: hierarchical(normalisation="vocabulary", memory=MemorySettings(followers=99)),
+    "tiger": lambda: encoder_decoder(),
+    "tiger, vocabulary": lambda: encoder_decoder(normalisation="vocabulary", node_embeddings=False, attention="sdpa"),
+    "tiger, causal": lambda: encoder_decoder(encoder="causal", item_embeddings=True, temperature=0.7),
+    "tiger, gated": lambda: encoder_decoder(activation="gated_gelu", encoder="causal", decoder_layers=1),
     "flat": lambda: decoder_only(num_kv_heads=2),
     "flat, vocabulary": lambda: decoder_only(normalisation="vocabulary", attention="sdpa"),
     "flat, codes alone": lambda: decoder_only(node_embeddings=False, item_embeddings=False, temperature=0.7),
