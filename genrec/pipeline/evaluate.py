@@ -87,13 +87,10 @@ def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[s
 def _open_recommender(path: Path, config: schema.EvaluateConfig, dataset: Dataset) -> tuple[Artifact, Ranker]:
     # Torch is loaded for recommenders only.
     from genrec.evaluation.search_ranker import GeneratorRanker
-    from genrec.pipeline.recommenders import build_generator, load_recommender
+    from genrec.pipeline.open_recommender import open_recommender
 
-    artifact, model = load_recommender(path, dataset)
-    counts = count_items(dataset.train(), dataset.num_items)
-    width = config.search.beam_width
-    generator = build_generator(model, dataset, counts, beam_width=width, batch_size=config.search.batch_size)
-    return artifact, GeneratorRanker(generator, config.search.num_candidates or width)
+    artifact, generator = open_recommender(path, dataset, config.search)
+    return artifact, GeneratorRanker(generator, config.search.num_candidates or config.search.beam_width)
 
 
 def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> Baseline:

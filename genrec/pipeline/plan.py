@@ -68,7 +68,7 @@ def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
 
 def _warm_start(config: training.TrainConfig, dataset: Dataset) -> tuple[str, ...]:
     """What training would take over, or why it would refuse to."""
-    if config.initial is None:
+    if config.initial is None or config.semantic_ids is None:
         return ()
     from genrec.pipeline.warm_start import plan_warm_start  # needs torch
     from genrec.semantic_ids.table import load_semantic_ids
