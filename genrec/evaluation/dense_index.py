@@ -93,7 +93,12 @@ class DenseIndex:
 
         Returns:
             The candidates; an inner product has no probability, so `log_prob` is -inf.
+
+        Raises:
+            ConfigError: k below 1.
         """
+        if k < 1:
+            raise ConfigError("wrong number of candidates", expected="1 or more", found=k)
         num_denied = 0 if deny is None else deny.shape[1]
         wanted = min(self.num_items, k + num_denied + _SLACK)
         array = queries.float().contiguous()

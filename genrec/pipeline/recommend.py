@@ -29,7 +29,7 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     _, generator = open_recommender(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
     if config.k > generator.max_candidates:
         most = generator.max_candidates
-        fix = f"set search.beam_width={config.k}, or a smaller k"
+        fix = f"set search.beam_width={config.k}" if most < generator.num_items else f"set k={most}"
         raise ConfigError("too many items", where="key 'k'", expected=f"at most {most}", found=config.k, fix=fix)
     histories = _dataset_histories(dataset) if config.histories is None else _read_histories(config.histories)
     users = list(histories)
