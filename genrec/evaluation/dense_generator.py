@@ -111,6 +111,10 @@ class DenseGenerator(CatalogueSearch):
         """The scores of the whole catalogue."""
         return self.queries(histories) @ self.index.vectors.T
 
+    def item_log_probs(self, histories: Ragged) -> Float[Tensor, "B N"]:
+        """Log-softmax of the scores of the whole catalogue: what training by the full softmax makes probabilities."""
+        return self.item_scores(histories).log_softmax(dim=1)
+
     def index_recall(self, histories: Ragged, k: int) -> float:
         """Mean share of the exact k best items that the index finds; 1 for a flat one."""
         exact = DenseIndex(self.index.vectors)
