@@ -65,7 +65,10 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "comparisons": report["comparisons"],
         "left_out": list(notes),
     }
-    what = next((f"search recommender={path}" for path in config.recommenders.values()), "user")
+    generative = [
+        path for name, path in config.recommenders.items() if "semantic_ids" in parents[f"recommender {name}"].parents
+    ]
+    what = f"search recommender={generative[0]}" if generative else "user"
     user = dataset.user_ids[int(cases.user_index[0])]
     follow = f"genrec inspect {what} dataset={config.dataset} user={user} split={config.split}"
     notes += [*_index_notes(models, cases, config), *_case_notes(report)]

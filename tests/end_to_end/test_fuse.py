@@ -90,6 +90,8 @@ def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> N
     )
     assert "search.beam_width=30" in fails(*fuse_words(folder, tmp_path / "x", "cutoff=30"), code=2)
     assert "already there" in fails(*fuse_words(folder, tmp_path / "h"), code=2)
+    train = ["train", *MODEL, *SHORT, f"dataset={folder}/d", f"run={tmp_path}/t", f"semantic_ids={folder}/ids"]
+    assert "initial" in fails(*train, f"initial={folder}/s/recommender", code=2)
     words = [f"dataset={folder}/d", f"recommender={tmp_path}/h", f"output={tmp_path}/top.parquet"]
     assert "leave out semantic_ids" in fails("recommend", *words, f"semantic_ids={folder}/ids", code=2)
 

@@ -68,6 +68,7 @@ def test_the_evaluated_index_is_the_one_that_is_asked_for(folder: Path) -> None:
     shown = RUNNER.invoke(app, ["evaluate", f"dataset={folder}/d", f"output={folder}/ivf", *words])
     assert shown.exit_code == 0, shown.output + repr(shown.exception)
     assert "sasrec: the ivf index finds" in shown.output
+    assert "next: genrec inspect user" in shown.output
 
 
 def test_recommendations_are_the_best_inner_products(folder: Path) -> None:
