@@ -17,8 +17,14 @@ from genrec.decoding.hybrid import DenseSide, Hybrid, HybridSettings
 from genrec.errors import ConfigError
 from genrec.evaluation.baseline_generator import BaselineGenerator
 from genrec.models.sasrec import Sasrec
-from genrec.pipeline.recommenders import KIND, build_generator, load_dense, load_recommender, load_served
-from genrec.pipeline.train_dense import build_dense_generator
+from genrec.pipeline.recommenders import (
+    KIND,
+    build_dense_generator,
+    build_generator,
+    load_dense,
+    load_recommender,
+    load_served,
+)
 
 HYBRID = "hybrid"
 

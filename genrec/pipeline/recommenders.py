@@ -1,4 +1,4 @@
-"""The recommender artifact, and the candidate generator that is made of it."""
+"""The recommender artifact, generative or dense, and the search that is made of it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from genrec.data.dataset import Dataset
 from genrec.data.overlap import match_rows
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import ConfigError, LineageError
+from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.files import read_json, write_json
 from genrec.models.recommender import build_from
 from genrec.models.sasrec import Sasrec
@@ -179,4 +180,18 @@ def build_generator(
         beam_width=beam_width,
         max_history=model.settings.history_length,
         batch_size=batch_size,
+    )
+
+
+def build_dense_generator(
+    model: Sasrec, dataset: Dataset, counts: np.ndarray, *, batch_size: int = 64, index: str = "flat"
+) -> DenseGenerator:
+    """The search of a dense recommender, as it is now."""
+    return DenseGenerator(
+        model,
+        item_ids=dataset.item_ids.to_list(),
+        train_counts=counts,
+        max_history=model.settings.history_length,
+        batch_size=batch_size,
+        index=index,
     )

@@ -26,7 +26,8 @@ from genrec.pipeline.evaluate import short
 from genrec.pipeline.models import build_model
 from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
-from genrec.pipeline.train_dense import Setup, set_up_sasrec
+from genrec.pipeline.setup import Setup
+from genrec.pipeline.train_dense import set_up_sasrec
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in, generator

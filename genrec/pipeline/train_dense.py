@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from genrec.artifacts import Artifact
 from genrec.config import losses, models, training
 from genrec.data.dataset import Dataset
-from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.errors import ConfigError
-from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.models.sasrec import Sasrec
 from genrec.models.settings import SasrecSettings
-from genrec.pipeline.warm_start import WarmStart
+from genrec.pipeline.recommenders import build_dense_generator
+from genrec.pipeline.setup import Setup
 from genrec.seeding import fold_in
 from genrec.training.dense_objective import (
     DenseLoss,
@@ -26,29 +22,6 @@ from genrec.training.dense_objective import (
     GeneralisedBce,
     SampledSoftmax,
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Setup:
-    """What is trained, whatever kind it is.
-
-    Attributes:
-        model: before the first step.
-        objective: what is minimised.
-        parents: of the recommender.
-        facts: of the recommender, beside the model's own.
-        open: the search of the model as it is when this is called.
-        watch: more to write down at each validation.
-        initial: where the weights come from.
-    """
-
-    model: Any
-    objective: Any
-    parents: dict[str, Artifact]
-    facts: dict[str, Any]
-    open: Callable[[], CatalogueSearch]
-    watch: Callable[[], dict[str, float]]
-    initial: WarmStart | None = None
 
 
 def set_up_sasrec(config: training.TrainConfig, dataset: Dataset, counts: np.ndarray) -> Setup:
@@ -77,20 +50,6 @@ def set_up_sasrec(config: training.TrainConfig, dataset: Dataset, counts: np.nda
         facts={},
         open=lambda: build_dense_generator(model, dataset, counts, batch_size=256),
         watch=dict,
-    )
-
-
-def build_dense_generator(
-    model: Sasrec, dataset: Dataset, counts: np.ndarray, *, batch_size: int = 64, index: str = "flat"
-) -> DenseGenerator:
-    """The search of a dense recommender, as it is now."""
-    return DenseGenerator(
-        model,
-        item_ids=dataset.item_ids.to_list(),
-        train_counts=counts,
-        max_history=model.settings.history_length,
-        batch_size=batch_size,
-        index=index,
     )
 
 
