@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import recipe, schema, training
+from genrec.config import fusion, recipe, schema, training
 
 INTERRUPTED = 130
 
@@ -68,6 +68,7 @@ VERBS = (
     Verb("embed", schema.EmbedConfig, "embed", "embed", "Item text or signals -> vectors."),
     Verb("tokenize", training.TokenizeConfig, "tokenizer", "tokenize", "Embeddings -> semantic IDs and their health."),
     Verb("train", training.TrainConfig, "train", "train", "Semantic IDs -> a recommender.", resumable=True),
+    Verb("fuse", fusion.FuseConfig, "fuse", "fuse", "A generative and a dense recommender -> their hybrid."),
     Verb(
         "evaluate",
         schema.EvaluateConfig,

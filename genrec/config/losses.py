@@ -31,7 +31,7 @@ def _weights() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyLoss:
-    """Cross-entropy of the codes, the mean over the levels; under model.normalisation=trie it is MSL's."""
+    """Cross-entropy of the codes, the mean over the levels (MSL's under model.normalisation=trie); sasrec: of items."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = _label_smoothing()
@@ -65,4 +65,23 @@ class PrefixPairwiseLoss:
     level_weights: tuple[float, ...] | None = _level_weights()
 
 
-Loss = CrossEntropyLoss | PrefixPointwiseLoss | PrefixPairwiseLoss
+@dataclass(frozen=True, kw_only=True)
+class SampledSoftmaxLoss:
+    """For model=sasrec: cross-entropy against sampled items that a batch shares."""
+
+    name: Literal["sampled_softmax"] = "sampled_softmax"
+    num_negatives: int = key("items drawn for a batch, with replacement", 1000, minimum=1)
+    popularity_power: float = key("exponent of the counts that they are drawn by; 0: uniform", 0.0, minimum=0)
+    correct: bool = key("subtract the logarithm of their probability (logQ)", True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GbceLoss:
+    """For model=sasrec: generalised binary cross-entropy (gSASRec)."""
+
+    name: Literal["gbce"] = "gbce"
+    num_negatives: int = key("items drawn for each target, uniformly", 128, minimum=1)
+    calibration: float = key("0: binary cross-entropy; 1: calibrated probabilities", 0.75, minimum=0, maximum=1)
+
+
+Loss = CrossEntropyLoss | PrefixPointwiseLoss | PrefixPairwiseLoss | SampledSoftmaxLoss | GbceLoss

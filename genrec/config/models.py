@@ -123,4 +123,23 @@ class HuggingFaceModel:
     lora: LoraSection = key("low-rank adaptation", LoraSection)
 
 
-Model = HierarchicalModel | EncoderDecoderModel | DecoderOnlyModel | HuggingFaceModel
+@dataclass(frozen=True, kw_only=True)
+class SasrecModel:
+    """SASRec: a causal transformer over items whose output is searched among item vectors. It has no semantic IDs."""
+
+    name: Literal["sasrec"] = "sasrec"
+    history_length: int = key("last items that are read", 50, minimum=1)
+    width: int = key("width of all vectors", 64, minimum=1)
+    num_layers: int = key("blocks over the history", 2, minimum=0)
+    num_heads: int = key("heads of their attention", 2, minimum=1)
+    hidden: int = key("width of their feed-forward networks", 256, minimum=1)
+    positions: Literal["learnt", "rotary"] = key("vectors of positions, or rotary attention", "learnt")
+    activation: Literal["gelu", "swiglu"] = key("of the feed-forward networks", "gelu")
+    attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
+    dropout_input: float = key("rate on the item vectors", 0.5, minimum=0, maximum=1)
+    dropout_blocks: float = key("rate in the blocks", 0.5, minimum=0, maximum=1)
+    normalise: bool = key("scores are cosines, not inner products", False)
+    temperature: float = key("divides the scores; for cosines about 0.05", 1.0)
+
+
+Model = HierarchicalModel | EncoderDecoderModel | DecoderOnlyModel | HuggingFaceModel | SasrecModel

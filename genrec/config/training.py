@@ -227,7 +227,7 @@ class TrainConfig:
     """Dataset and semantic IDs -> recommender."""
 
     dataset: Path = key("folder of a prepared dataset")
-    semantic_ids: Path = key("folder of semantic IDs")
+    semantic_ids: Path | None = key("folder of semantic IDs; null for model=sasrec, which has none", None)
     run: Path = key("run folder; the recommender is in <run>/recommender")
     initial: Path | None = key("folder of a recommender of older data, whose weights to start from; null: none", None)
     model: Model = key("the recommender", HierarchicalModel)
@@ -242,11 +242,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSection:
-    """Constrained beam search."""
+    """Constrained beam search of generative recommenders, an index of item vectors of dense ones."""
 
     beam_width: int = key("beams", 50, minimum=1)
     num_candidates: int | None = key("length of the lists; null: the beam width", None, minimum=1)
     batch_size: int = key("requests searched at once", 64, minimum=1)
+    index: Literal["flat", "ivf", "hnsw"] = key("of dense recommenders: exact, or approximate", "flat")
 
 
 @dataclass(frozen=True, kw_only=True)

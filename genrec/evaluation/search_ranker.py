@@ -1,6 +1,6 @@
-"""A candidate generator as something that evaluation can rank: what its search returns has a score, the rest has none.
+"""A search for candidates as something that evaluation can rank: what it returns has a score, the rest has none.
 
-The generator that is shipped is the one that is measured. Must not know models.
+What is shipped is what is measured. Must not know models.
 """
 
 # B histories, N items, k candidates
@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from genrec.data.sequences import Ragged
-from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.catalogue_search import CatalogueSearch
 
 
 class GeneratorRanker:
@@ -19,15 +19,15 @@ class GeneratorRanker:
 
     Args:
         generator: searches for candidates.
-        num_candidates: k, at most its beam width.
+        num_candidates: k, at most its `max_candidates`.
     """
 
-    def __init__(self, generator: CandidateGenerator, num_candidates: int) -> None:
+    def __init__(self, generator: CatalogueSearch, num_candidates: int) -> None:
         self.generator = generator
         self.num_candidates = num_candidates
 
     def scores(self, histories: Ragged) -> sp.csr_matrix:
-        """[B, N] CSR of log-probabilities; see `genrec.baselines.base.Ranker`."""
+        """[B, N] CSR of the candidates' scores; see `genrec.baselines.base.Ranker`."""
         return self._search(histories, exclude_seen=False)
 
     def masked_scores(self, histories: Ragged) -> sp.csr_matrix:
@@ -49,5 +49,5 @@ class GeneratorRanker:
         order = np.lexsort((column, row))
         counts = np.bincount(row, minlength=len(items))
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        shape = (len(items), self.generator.trie.num_items)
+        shape = (len(items), self.generator.num_items)
         return sp.csr_matrix((scores[row, place][order], column[order], offsets), shape=shape)

@@ -12,6 +12,7 @@ from genrec.errors import ConfigError
 NORMALISATIONS = ("trie", "vocabulary")
 ENCODERS = ("full", "causal")
 PLACE_OF_HISTORY = "{history}"
+POSITIONS = ("learnt", "rotary")
 
 
 @dataclass(frozen=True)
@@ -251,6 +252,50 @@ class HuggingFaceSettings:
                 expected=f"{PLACE_OF_HISTORY} once",
                 found=repr(self.prompt),
             )
+
+
+@dataclass(frozen=True)
+class SasrecSettings:
+    """Size and kind of a SASRec.
+
+    Attributes:
+        history_length: the last items that are read; older ones are cut off.
+        width: D, of the item vectors and the blocks.
+        num_layers: blocks.
+        num_heads: of their attention.
+        hidden: width of their feed-forward networks.
+        positions: "learnt" (a vector a position, added to the item's) or "rotary" (in the attention).
+        activation: "gelu" or "swiglu".
+        attention: "softmax" or "sdpa".
+        dropout_input: rate on the vectors that enter the blocks.
+        dropout_blocks: rate on the branches of the blocks.
+        normalise: scores are cosines, not inner products.
+        temperature: divides the scores.
+
+    Raises:
+        ConfigError: unknown positions; a temperature or a length that is not positive.
+    """
+
+    history_length: int = 50
+    width: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    hidden: int = 256
+    positions: str = "learnt"
+    activation: str = "gelu"
+    attention: str = "softmax"
+    dropout_input: float = 0.5
+    dropout_blocks: float = 0.5
+    normalise: bool = False
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONS:
+            raise ConfigError("unknown positions", expected=" or ".join(POSITIONS), found=repr(self.positions))
+        if not self.temperature > 0:
+            raise ConfigError("the temperature must be positive", found=self.temperature)
+        if self.history_length < 1:
+            raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
 
 
 def _check_common(normalisation: str, temperature: float, history_length: int) -> None:

@@ -95,12 +95,12 @@ class SelfAttention(nn.Module):
     Args:
         width: D, a multiple of `num_heads`.
         num_heads: H.
-        max_length: longest row.
+        max_length: longest row; None: no rotary positions, and rows of any length.
         kind: "softmax" (plain matrix products, which beat the fused kernel on a CPU at these lengths) or "sdpa"
             (`scaled_dot_product_attention`).
     """
 
-    def __init__(self, width: int, *, num_heads: int, max_length: int, kind: str = "softmax") -> None:
+    def __init__(self, width: int, *, num_heads: int, max_length: int | None, kind: str = "softmax") -> None:
         super().__init__()
         if width % num_heads:
             raise ConfigError("the width must be a multiple of the number of heads", found=f"{width} and {num_heads}")
@@ -109,12 +109,12 @@ class SelfAttention(nn.Module):
         self.num_heads, self.kind = num_heads, kind
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.rotary = Rotary(width // num_heads, max_length=max_length)
+        self.rotary = None if max_length is None else Rotary(width // num_heads, max_length=max_length)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
-        query, key = self.rotary(qkv[:2]).unbind(0)  # [B, H, T, E]
+        query, key = (qkv[:2] if self.rotary is None else self.rotary(qkv[:2])).unbind(0)  # [B, H, T, E]
         y = plain_attention(query, key, qkv[2]) if self.kind == "softmax" else fused_attention(query, key, qkv[2])
         return self.out(y.transpose(1, 2).reshape(batch, length, width))
 
@@ -125,9 +125,11 @@ class SelfAttention(nn.Module):
         query_weight, other_weights = self.qkv.weight.split([width, 2 * width])
         query = F.linear(x[torch.arange(batch, device=x.device), places], query_weight).view(batch, *heads)
         key, value = F.linear(x, other_weights).view(batch, length, 2, *heads).permute(2, 0, 3, 1, 4)  # [B, H, T, E]
-        query = self.rotary.at(query, places).unsqueeze(2) / math.sqrt(heads[1])
+        if self.rotary is not None:
+            query, key = self.rotary.at(query, places), self.rotary(key)
+        query = query.unsqueeze(2) / math.sqrt(heads[1])
         is_later = torch.arange(length, device=x.device) > places.view(batch, 1, 1, 1)
-        scores = (query @ self.rotary(key).transpose(-1, -2)).masked_fill(is_later, -torch.inf)
+        scores = (query @ key.transpose(-1, -2)).masked_fill(is_later, -torch.inf)
         return self.out((scores.softmax(dim=-1) @ value).reshape(batch, width))
 
 
@@ -175,7 +177,7 @@ class Block(nn.Module):
         width: D.
         num_heads: H.
         hidden: width of the feed-forward network before gating.
-        max_length: longest row.
+        max_length: longest row; None: without rotary positions.
         activation: "gelu" or "swiglu".
         attention: "softmax" or "sdpa".
         dropout: rate on both branches.
@@ -187,7 +189,7 @@ class Block(nn.Module):
         *,
         num_heads: int,
         hidden: int,
-        max_length: int,
+        max_length: int | None,
         activation: str = "gelu",
         attention: str = "softmax",
         dropout: float = 0.0,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from genrec.artifacts import Artifact
 from genrec.baselines.base import Baseline, Ranker, count_items
@@ -15,6 +18,7 @@ from genrec.baselines.popularity import Popularity, RecentPopularity
 from genrec.config import schema
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
+from genrec.data.sequences import Cases
 from genrec.data.synthetic import catalogue_of
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.evaluate import evaluate_models, save_evaluation
@@ -50,7 +54,7 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
     )
     report = evaluation.report
     report["split"] = config.split
-    report["left_out"] = notes
+    report["left_out"] = list(notes)
     report["configuration"] = to_plain(config)
     artifact = save_evaluation(config.output, evaluation, parents=parents, overwrite=config.overwrite)
     summary = {
@@ -59,12 +63,16 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "num_cases": report["num_cases"],
         "rows": report["rows"],
         "comparisons": report["comparisons"],
-        "left_out": notes,
+        "left_out": list(notes),
     }
-    what = next((f"search recommender={path}" for path in config.recommenders.values()), "user")
+    generative = [
+        path for name, path in config.recommenders.items() if "semantic_ids" in parents[f"recommender {name}"].parents
+    ]
+    what = f"search recommender={generative[0]}" if generative else "user"
     user = dataset.user_ids[int(cases.user_index[0])]
     follow = f"genrec inspect {what} dataset={config.dataset} user={user} split={config.split}"
-    return Outcome(summary, _report_tables(report, config), notes=(*notes, *_case_notes(report)), next=follow)
+    notes += [*_index_notes(models, cases, config), *_case_notes(report)]
+    return Outcome(summary, _report_tables(report, config), notes=tuple(notes), next=follow)
 
 
 def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[str, Ranker], list[str]]:
@@ -87,13 +95,26 @@ def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[s
 def _open_recommender(path: Path, config: schema.EvaluateConfig, dataset: Dataset) -> tuple[Artifact, Ranker]:
     # Torch is loaded for recommenders only.
     from genrec.evaluation.search_ranker import GeneratorRanker
-    from genrec.pipeline.recommenders import build_generator, load_recommender
+    from genrec.pipeline.open_recommender import open_recommender
 
-    artifact, model = load_recommender(path, dataset)
-    counts = count_items(dataset.train(), dataset.num_items)
-    width = config.search.beam_width
-    generator = build_generator(model, dataset, counts, beam_width=width, batch_size=config.search.batch_size)
-    return artifact, GeneratorRanker(generator, config.search.num_candidates or width)
+    artifact, generator = open_recommender(path, dataset, config.search)
+    return artifact, GeneratorRanker(generator, config.search.num_candidates or config.search.beam_width)
+
+
+def _index_notes(models: Mapping[str, Ranker], cases: Cases, config: schema.EvaluateConfig) -> list[str]:
+    """How much of the exact lists approximate indexes find."""
+    if config.search.index == "flat" or not config.recommenders:
+        return []
+    from genrec.evaluation.dense_generator import DenseGenerator
+    from genrec.evaluation.search_ranker import GeneratorRanker
+
+    notes, k = [], config.search.num_candidates or config.search.beam_width
+    histories = cases.take(np.flatnonzero(cases.histories.lengths > 0)).histories
+    for name, model in models.items():
+        if isinstance(model, GeneratorRanker) and isinstance(model.generator, DenseGenerator):
+            share = model.generator.index_recall(histories, k)
+            notes.append(f"{name}: the {config.search.index} index finds {share:.1%} of the exact {k} best items")
+    return notes
 
 
 def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> Baseline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genrec.config import losses
+from genrec.errors import ConfigError
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.training.objectives import Likelihood, Objective, Prefixes
 
@@ -16,8 +17,16 @@ def build_objective(section: losses.Loss, trie: SemanticIdTrie, *, seed: int) ->
         seed: of sampled items.
 
     Raises:
-        ConfigError: weights for another number of levels.
+        ConfigError: weights for another number of levels, or a loss of dense recommenders.
     """
+    if isinstance(section, losses.SampledSoftmaxLoss | losses.GbceLoss):
+        raise ConfigError(
+            "a loss over items, which only model=sasrec has",
+            where="key 'loss'",
+            expected="cross_entropy, prefix_pointwise or prefix_pairwise",
+            found=section.name,
+            fix="loss=cross_entropy",
+        )
     likelihood = Likelihood(section.label_smoothing, section.level_weights)
     prefixes = None
     if not isinstance(section, losses.CrossEntropyLoss):

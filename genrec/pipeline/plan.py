@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import recipe, schema, sources, training
+from genrec.config import fusion, recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 
@@ -42,6 +42,9 @@ def expected_cost(config: Any = None) -> list[str]:
     if isinstance(config, schema.EvaluateConfig):
         rankings = len(config.models) + len(config.recommenders)
         return [f"ranks {items} for {dataset.facts[f'num_{config.split}']:,} {config.split} cases, {rankings} times"]
+    if isinstance(config, fusion.FuseConfig):
+        times = len(config.weights) * (len(config.constants) if config.method == "rank_fusion" else 1)
+        return [f"searches {items} for at most {dataset.facts['num_validation']:,} validation cases, {times} times"]
     if isinstance(config, schema.SweepConfig):
         cases = dataset.facts["num_validation"]
         return [f"ranks {items} for {cases:,} validation cases, at most {config.num_trials} times"]
@@ -68,7 +71,7 @@ def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
 
 def _warm_start(config: training.TrainConfig, dataset: Dataset) -> tuple[str, ...]:
     """What training would take over, or why it would refuse to."""
-    if config.initial is None:
+    if config.initial is None or config.semantic_ids is None:
         return ()
     from genrec.pipeline.warm_start import plan_warm_start  # needs torch
     from genrec.semantic_ids.table import load_semantic_ids

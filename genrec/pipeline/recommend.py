@@ -9,14 +9,12 @@ from typing import Any
 import polars as pl
 
 from genrec.artifacts import check_outside_artifacts
-from genrec.baselines.base import count_items
 from genrec.config.training import RecommendConfig
 from genrec.data.dataset import Dataset
 from genrec.data.sources.registry import read_source
-from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import ConfigError, RunError
 from genrec.files import writing_by_others
-from genrec.pipeline.recommenders import build_generator, load_recommender, load_served
+from genrec.pipeline.open_recommender import open_recommender
 from genrec.terminal import Outcome, Progress, Table
 
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
@@ -27,12 +25,12 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     if config.output.exists() and not config.overwrite:
         raise RunError("the file is there already", where=config.output, fix="set overwrite=true or another output")
     check_outside_artifacts(config.output)
-    if config.k > config.search.beam_width:
-        most = config.search.beam_width
-        fix = f"set search.beam_width={config.k}"
-        raise ConfigError("more items than beams", where="key 'k'", expected=f"at most {most}", found=config.k, fix=fix)
     dataset = Dataset.load(config.dataset)
-    generator = _open(config, dataset)
+    _, generator = open_recommender(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
+    if config.k > generator.max_candidates:
+        most = generator.max_candidates
+        fix = f"set search.beam_width={config.k}" if most < generator.num_items else f"set k={most}"
+        raise ConfigError("too many items", where="key 'k'", expected=f"at most {most}", found=config.k, fix=fix)
     histories = _dataset_histories(dataset) if config.histories is None else _read_histories(config.histories)
     users = list(histories)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
@@ -59,20 +57,6 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     labels = ("users", "rows", "unknown items, skipped", "users without a known history, served by popularity")
     shown = tuple((label, f"{value:,}") for label, value in zip(labels, list(summary.values())[1:], strict=True))
     return Outcome(summary, (Table(f"{config.output}", ("what", "value"), shown, left=("what",)),))
-
-
-def _open(config: RecommendConfig, dataset: Dataset) -> CandidateGenerator:
-    """Over the items that the recommender was trained on, or those of a later version of its semantic IDs."""
-    counts, search = count_items(dataset.train(), dataset.num_items), config.search
-    item_ids = None
-    if config.semantic_ids is None:
-        _, model = load_recommender(config.recommender, dataset)
-    else:
-        served = load_served(config.recommender, dataset, config.semantic_ids)
-        model, counts, item_ids = served.model, served.move(counts), served.item_ids
-    return build_generator(
-        model, dataset, counts, beam_width=search.beam_width, batch_size=search.batch_size, item_ids=item_ids
-    )
 
 
 def _dataset_histories(dataset: Dataset) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""The recommender artifact, and the candidate generator that is made of it."""
+"""The recommender artifact, generative or dense, and the search that is made of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import torch
 from jaxtyping import Int64
 from safetensors.torch import load_file, save_file
 
-from genrec.artifacts import Artifact, load_artifact, write_artifact
+from genrec.artifacts import Artifact, check_parent, load_artifact, write_artifact
 from genrec.data.dataset import Dataset
 from genrec.data.overlap import match_rows
 from genrec.decoding.generator import CandidateGenerator
-from genrec.errors import LineageError
+from genrec.errors import ConfigError, LineageError
+from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.files import read_json, write_json
 from genrec.models.recommender import build_from
+from genrec.models.sasrec import Sasrec
 from genrec.pipeline.published import load_published
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -108,8 +110,33 @@ def load_served(path: Path, dataset: Dataset, semantic_ids: Path) -> Served:
     return Served(artifact, model.eval(), names, places)
 
 
+def load_dense(path: Path, dataset: Dataset) -> tuple[Artifact, Sasrec]:
+    """A trained dense recommender on the dataset it was trained on.
+
+    Raises:
+        ArtifactError: missing, incomplete, corrupt or of another kind.
+        ConfigError: not a dense one.
+        LineageError: trained on another dataset.
+    """
+    artifact = load_artifact(path, kind=KIND)
+    name = artifact.facts.get("name")
+    if name != Sasrec.name:
+        raise ConfigError("not a dense recommender", where=path, expected=Sasrec.name, found=name)
+    check_parent(artifact, "dataset", dataset.artifact)
+    model = Sasrec.from_facts(read_json(artifact.file("model.json")))
+    model.load_state_dict(_weights(artifact))
+    return artifact, model.eval()
+
+
 def _trained_on(path: Path, dataset: Dataset) -> tuple[Artifact, SemanticIds]:
     artifact = load_artifact(path, kind=KIND)
+    if "semantic_ids" not in artifact.parents:
+        raise ConfigError(
+            "this recommender has no semantic IDs, so no search over codes",
+            where=path,
+            found=artifact.facts.get("name"),
+            fix="give one that was trained on semantic IDs",
+        )
     table, ids = load_semantic_ids(artifact.parent_paths["semantic_ids"], dataset.artifact)
     _check_identity(artifact, ids.identity, where=path, found_in=table.path)
     return artifact, ids
@@ -153,4 +180,18 @@ def build_generator(
         beam_width=beam_width,
         max_history=model.settings.history_length,
         batch_size=batch_size,
+    )
+
+
+def build_dense_generator(
+    model: Sasrec, dataset: Dataset, counts: np.ndarray, *, batch_size: int = 64, index: str = "flat"
+) -> DenseGenerator:
+    """The search of a dense recommender, as it is now."""
+    return DenseGenerator(
+        model,
+        item_ids=dataset.item_ids.to_list(),
+        train_counts=counts,
+        max_history=model.settings.history_length,
+        batch_size=batch_size,
+        index=index,
     )

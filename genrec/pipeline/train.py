@@ -1,4 +1,4 @@
-"""``genrec train``: dataset and semantic IDs -> recommender."""
+"""``genrec train``: dataset, and semantic IDs for a generative model, -> recommender."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from genrec.artifacts import Artifact
 from genrec.baselines.base import count_items
 from genrec.baselines.item_knn import DirectedItemKnn
-from genrec.config import training
+from genrec.config import models, training
 from genrec.config.load import to_plain, to_yaml
 from genrec.data.batches import BatchStream
 from genrec.data.dataset import Dataset
-from genrec.data.sequences import Ragged
+from genrec.data.sequences import Cases, Ragged
+from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.models.hierarchical import HierarchicalRecommender
@@ -25,6 +26,8 @@ from genrec.pipeline.evaluate import short
 from genrec.pipeline.models import build_model
 from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
+from genrec.pipeline.setup import Setup
+from genrec.pipeline.train_dense import set_up_sasrec
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in, generator
@@ -43,20 +46,19 @@ MOST_PREFIX_CASES = 1000
 def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
     """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
     dataset = Dataset.load(config.dataset)
-    table, ids = load_semantic_ids(config.semantic_ids, dataset.artifact, num_items=dataset.num_items)
-    initial = None
-    if config.initial is not None:
-        initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
-    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
+    if isinstance(config.model, models.SasrecModel):
+        setup = set_up_sasrec(config, dataset, counts)
+    else:
+        setup = _set_up_generative(config, dataset, history, counts)
     stream = BatchStream(
         history,
         batch_size=config.optimizer.batch_size,
         max_length=config.model.history_length,
         seed=fold_in(config.seed, 1),
     )
-    task = _build_task(config, model, stream)
+    task = _build_task(config, setup, stream)
     metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
     options = FitOptions(
         max_epochs=config.stopping.max_epochs,
@@ -67,28 +69,60 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         accelerator=config.accelerator,
         clip_norm=config.optimizer.clip_norm,
         seed=fold_in(config.seed, 2),
-        validate_first=initial is not None,
+        validate_first=setup.initial is not None,
     )
-    parents = {"dataset": dataset.artifact, "semantic_ids": table}
-    if initial is not None:
-        parents["initial"] = initial.artifact
     places = ("run", "dataset", "semantic_ids", "initial")  # the inputs' identities are compared, not where they are
     with RunDirectory.open(
         config.run,
         command="train",
         config_text=to_yaml(config),
-        inputs=list(parents.values()),
+        inputs=list(setup.parents.values()),
         resume=resume,
         ignore_keys=places,
     ) as run:
-        if initial is not None:
-            _tell(initial)
-        validate = _validation(config, model, dataset, counts)
+        if setup.initial is not None:
+            _tell(setup.initial)
+        validate = _validation(config, setup, dataset, counts)
         state = fit(task, stream, validate, run=run, options=options, progress=progress)
-        facts = {**model.facts, "semantic_ids": ids.identity, metric: state.best_metric, "step": state.best_step}
-        artifact = save_recommender(config.run / "recommender", model, facts=facts, parents=parents)
+        facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
+        artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()
-    return _outcome(config, artifact, state, records, metric, model, initial)
+    return _outcome(config, artifact, state, records, metric, setup)
+
+
+def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: Ragged, counts: np.ndarray) -> Setup:
+    if config.semantic_ids is None:
+        raise ConfigError(
+            f"model={config.model.name} needs semantic IDs",
+            where="key 'semantic_ids'",
+            expected="the folder that tokenize wrote",
+            found="null",
+            fix="give semantic_ids, or set model=sasrec",
+        )
+    table, ids = load_semantic_ids(config.semantic_ids, dataset.artifact, num_items=dataset.num_items)
+    initial = None
+    if config.initial is not None:
+        initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
+    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
+    parents = {"dataset": dataset.artifact, "semantic_ids": table}
+    if initial is not None:
+        parents["initial"] = initial.artifact
+    width = max(config.stopping.beam_width, config.stopping.cutoff)
+    num_negatives, seed = config.stopping.prefix_negatives, fold_in(config.seed, 5)
+    some = _validation_cases(config, dataset).take(slice(0, MOST_PREFIX_CASES))
+
+    def watch() -> dict[str, float]:
+        return prefix_metrics(model, some, num_negatives=num_negatives, seed=seed) if num_negatives else {}
+
+    return Setup(
+        model=model,
+        objective=build_objective(config.loss, model.trie, seed=fold_in(config.seed, 4)),
+        parents=parents,
+        facts={"semantic_ids": ids.identity},
+        open=lambda: build_generator(model, dataset, counts, beam_width=width, batch_size=256),
+        watch=watch,
+        initial=initial,
+    )
 
 
 def _build_model(config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None) -> Any:
@@ -120,15 +154,15 @@ def _trained_items(history: Ragged, num_items: int) -> tuple[torch.Tensor, torch
     return torch.from_numpy(masks[0]), torch.from_numpy(masks[1])
 
 
-def _build_task(config: training.TrainConfig, model: Any, stream: BatchStream) -> RecommenderTask:
-    groups = model.parameter_groups(
+def _build_task(config: training.TrainConfig, setup: Setup, stream: BatchStream) -> RecommenderTask:
+    groups = setup.model.parameter_groups(
         weight_decay=config.optimizer.weight_decay,
         node_weight_decay=config.optimizer.node_weight_decay,
         item_weight_decay=config.optimizer.item_weight_decay,
     )
     return RecommenderTask(
-        model,
-        objective=build_objective(config.loss, model.trie, seed=fold_in(config.seed, 4)),
+        setup.model,
+        objective=setup.objective,
         parameter_groups=groups,
         learning_rate=config.optimizer.learning_rate,
         total_steps=config.stopping.max_epochs * stream.num_batches,
@@ -138,29 +172,27 @@ def _build_task(config: training.TrainConfig, model: Any, stream: BatchStream) -
     )
 
 
-def _validation(
-    config: training.TrainConfig, model: Any, dataset: Dataset, counts: np.ndarray
-) -> Callable[[], dict[str, float]]:
-    """Recall and NDCG on validation cases by the decoder that will be shipped, as the model is when it is called.
-
-    Beside them, how well the first of the cases have their prefixes told from those of sampled items.
-    """
+def _validation_cases(config: training.TrainConfig, dataset: Dataset) -> Cases:
     cases = dataset.cases("validation")
     limit = config.stopping.max_cases
     if limit is not None and limit < len(cases):
         cases = cases.take(np.sort(generator(config.seed, 3).choice(len(cases), limit, replace=False)))
-    cutoff = config.stopping.cutoff
-    width = max(config.stopping.beam_width, cutoff)
-    ranker = GeneratorRanker(build_generator(model, dataset, counts, beam_width=width, batch_size=256), cutoff)
+    return cases
 
-    num_negatives = config.stopping.prefix_negatives
-    some = cases.take(slice(0, MOST_PREFIX_CASES))
+
+def _validation(
+    config: training.TrainConfig, setup: Setup, dataset: Dataset, counts: np.ndarray
+) -> Callable[[], dict[str, float]]:
+    """Recall and NDCG on validation cases by the search that will be shipped, as the model is when it is called.
+
+    Beside them, what else the model's kind has to be watched by.
+    """
+    cases, cutoff = _validation_cases(config, dataset), config.stopping.cutoff
+    metrics = (f"recall@{cutoff}", f"ndcg@{cutoff}")
 
     def validate() -> dict[str, float]:
-        metrics = score_metrics(ranker, cases, train_counts=counts, metrics=(f"recall@{cutoff}", f"ndcg@{cutoff}"))
-        if num_negatives:
-            metrics |= prefix_metrics(model, some, num_negatives=num_negatives, seed=fold_in(config.seed, 5))
-        return metrics
+        ranker = GeneratorRanker(setup.open(), cutoff)
+        return score_metrics(ranker, cases, train_counts=counts, metrics=metrics) | setup.watch()
 
     return validate
 
@@ -171,15 +203,15 @@ def _outcome(
     state: TrainingState,
     records: list[dict[str, Any]],
     metric: str,
-    model: Any,
-    initial: WarmStart | None,
+    setup: Setup,
 ) -> Outcome:
+    initial = setup.initial
     columns = ("step", "train_loss", *(name for name in records[0] if "@" in name), "targets_per_second")
     best = [record for record in records if record["step"] == state.best_step]
     shown = [*records[:: max(1, len(records) // 10)], *best, records[-1]]
     distinct = {record["step"]: record for record in sorted(shown, key=lambda record: record["step"])}
     rows = tuple(tuple(_cell(name, record.get(name)) for name in columns) for record in distinct.values())
-    size = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(parameter.numel() for parameter in setup.model.parameters())
     title = (
         f"{config.run}: {size:,} parameters, best validation {metric} {short(state.best_metric)} at {state.best_step}"
     )

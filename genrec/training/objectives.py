@@ -78,6 +78,7 @@ class Objective(nn.Module):
         ConfigError: level weights for another number of levels, or all 0.
     """
 
+    compiles = "score_targets"
     weights: Tensor
 
     def __init__(
@@ -98,14 +99,14 @@ class Objective(nn.Module):
         self.register_buffer("weights", torch.full((levels,), 1 / levels))
 
     def forward(
-        self, model: Recommender, batch: Mapping[str, Tensor], *, score_targets: Callable[..., ItemScores] | None = None
+        self, model: Recommender, batch: Mapping[str, Tensor], *, compiled: Callable[..., ItemScores] | None = None
     ) -> LossOutput:
         """The loss of a batch.
 
         Args:
             model: the recommender.
             batch: items, targets, is_target [B, T]; user_index [B] and epoch [] where negatives are drawn.
-            score_targets: a compiled form of the model's own.
+            compiled: a compiled form of the model's `score_targets`.
 
         Returns:
             The loss; parts those of `token_cross_entropy`, and of each depth `prefix_loss_t`, `prefix_weight_t`, and
@@ -118,7 +119,7 @@ class Objective(nn.Module):
         if self.prefixes is not None and self.prefixes.num_negatives:
             scores, found = self._against_negatives(model, batch, targets, with_means=with_means)
         else:
-            score = score_targets or model.score_targets
+            score = compiled or model.score_targets
             placed = score(batch["items"], targets, with_means=with_means)
             scores = _select(placed, is_target)
         is_valid = torch.ones_like(scores.log_probs[..., 0], dtype=torch.bool)

@@ -7,22 +7,32 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from genrec.errors import TrainingError
-from genrec.models.recommender import Recommender
-from genrec.training.objectives import Objective
+from genrec.losses.likelihood import LossOutput
+
+
+class StepObjective(Protocol):
+    """What is minimised, a torch module: `Objective` for a generative recommender, `DenseObjective` for a dense one."""
+
+    compiles: str  # the method of the model that it calls, which may be compiled
+
+    def __call__(self, model: Any, batch: Mapping[str, Tensor], *, compiled: Any = None) -> LossOutput:
+        """The loss of a batch; `compiled` stands in for the method."""
+        ...
 
 
 class RecommenderTask(pl.LightningModule):
-    """Trains a `Recommender` on every position of its windows.
+    """Trains a recommender on every position of its windows.
 
     Args:
-        model: also a torch module; its `mark_trained` has been called.
+        model: a torch module that the objective knows; the `mark_trained` of a `Recommender` has been called.
         objective: what is minimised; its adaptive weights become part of the checkpoint.
         parameter_groups: of the model.
         learning_rate: highest rate.
@@ -34,9 +44,9 @@ class RecommenderTask(pl.LightningModule):
 
     def __init__(
         self,
-        model: Recommender,
+        model: Any,
         *,
-        objective: Objective,
+        objective: StepObjective,
         parameter_groups: list[Any],
         learning_rate: float,
         total_steps: int,
@@ -52,7 +62,7 @@ class RecommenderTask(pl.LightningModule):
         self.total_steps = total_steps
         self.warmup_steps = round(warmup * total_steps)
         self.final_rate = final_rate
-        self.score_targets = torch.compile(model.score_targets) if compile else None
+        self.compiled = torch.compile(getattr(model, objective.compiles)) if compile else None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """The loss and its parts.
@@ -60,7 +70,7 @@ class RecommenderTask(pl.LightningModule):
         Raises:
             TrainingError: the loss is not finite; names the step, the parts and the batch.
         """
-        output = self.objective(self.model, batch, score_targets=self.score_targets)
+        output = self.objective(self.model, batch, compiled=self.compiled)
         if not torch.isfinite(output.loss):
             parts = ", ".join(f"{name} {float(value):.4g}" for name, value in output.parts.items())
             digest = hashlib.sha256(batch["items"].cpu().numpy().tobytes()).hexdigest()[:12]
