@@ -62,3 +62,40 @@ if [ "${1:-}" = encoder_decoder ]; then
     train tiger_${name}_0 seed=0 $small ${loss[$name]} $more
   done
 fi
+
+# The full-budget comparison of the paper: T5 and Llama of its size, 200 epochs at most, on a GPU.
+if [ "${1:-}" = full ]; then
+  common="accelerator=gpu precision=bf16-mixed model.attention=sdpa model.node_embeddings=false model.history_length=20
+    optimizer.learning_rate=5e-4 optimizer.weight_decay=0.01 optimizer.warmup=0.01 optimizer.final_rate=0
+    optimizer.batch_size=256 stopping.max_epochs=200 stopping.patience=20"
+  for seed in 0 1 2; do
+    for name in ce msl apao pair; do
+      train t5_${name}_$seed seed=$seed model=encoder_decoder $common ${loss[$name]}
+    done
+    train llama_ce_$seed seed=$seed model=decoder_only model.item_embeddings=false $common ${loss[ce]}
+    train llama_apao_$seed seed=$seed model=decoder_only model.item_embeddings=false $common ${loss[apao]} \
+      loss.beta=0.4 loss.eta=5e-4
+  done
+fi
+
+evaluate() { # output reference name...
+  local rows=()
+  for name in "${@:2}"; do rows+=("recommenders.$name=work/$name/recommender"); done
+  "$genrec" evaluate dataset=work/office models=[] "${rows[@]}" reference=$2 output=work/$1 overwrite=true \
+    search.beam_width=20 cutoffs=[5,10,20] --json > results/$1.json
+}
+
+if [ "${1:-}" = tables ]; then # whatever has been trained, each kind and seed against its own cross-entropy
+  for kind in plain nodes tiger t5 llama; do
+    for seed in 0 1 2; do
+      names=()
+      for name in ce msl apao apao_msl pair pair_msl; do
+        [ -f results/train_${kind}_${name}_$seed.json ] && names+=(${kind}_${name}_$seed)
+      done
+      [ ${#names[@]} -gt 1 ] || continue
+      evaluate evaluation_${kind}_$seed "${names[@]}"
+      python3 prefix_recall.py "${names[@]}" > results/prefixes_${kind}_$seed.json
+    done
+  done
+  python3 table.py
+fi
