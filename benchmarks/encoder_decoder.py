@@ -11,8 +11,9 @@ One thread, float32, 4 + 4 layers, width 128, feed-forward 1024, 6 heads of 64, 
 - the most memory alive at once in a step of the search, over what keys and values of the history would take if each
   beam had its own, as T5's cache has them.
 
-Office comes from GENREC_DATA; without it, random sequences and codes of the same sizes are used. Freed memory stays in
-the process. The search needs `transformers`: without it that part is left out.
+Office comes from GENREC_DATA; without it, random sequences and codes of the same sizes are used, for which the limit of
+the losses does not hold: their histories are shorter, and the shorter these are, the less cross-entropy costs. Freed
+memory stays in the process. The search needs `transformers`: without it that part is left out.
 
     python benchmarks/encoder_decoder.py [DATA_ROOT]
 
@@ -307,6 +308,7 @@ def main() -> int:
     losses = compare_losses(sequences, trie, batches=arguments.batches, repetitions=arguments.repetitions)
     memory = measure_memory(trie)
     is_over = any(losses[name]["times_cross_entropy"] > limit for name, limit in MOST_PAIRWISE.items())
+    is_over &= data == "office"
     is_over |= any(row["of_copies"] > MOST_MEMORY for row in memory if row["items"] == T5_HISTORY)
     result: dict[str, Any] = {"benchmark": "encoder_decoder", "data": data, "losses": losses, "memory": memory}
     try:
