@@ -7,12 +7,13 @@ One thread, float32, 4 + 4 layers, width 128, feed-forward 1024, 6 heads of 64, 
   causal one);
 - users per CPU second, 20 beams, batches of 64, trie normalisation, against `generate` of transformers' T5 with the
   same weights: its tokens renormalised over the children of the prefix by a processor that is a table look-up, which is
-  faster than `prefix_allowed_tokens_fn`. Before anything is timed, both have to give the same lists up to ties;
+  faster than `prefix_allowed_tokens_fn`. Before anything is timed, both have to give the same leaves up to ties;
 - the most memory alive at once in a step of the search, over what keys and values of the history would take if each
   beam had its own, as T5's cache has them.
 
-Office comes from GENREC_DATA; without it, random sequences and codes of the same sizes are used. Freed memory stays in
-the process. The search needs `transformers`: without it that part is left out.
+Office comes from GENREC_DATA; without it, random sequences and codes of the same sizes are used, for which the limit of
+the losses does not hold: their histories are shorter, and the shorter these are, the less cross-entropy costs. Freed
+memory stays in the process. The search needs `transformers`: without it that part is left out.
 
     python benchmarks/encoder_decoder.py [DATA_ROOT]
 
@@ -48,7 +49,7 @@ from torch import Tensor
 
 from genrec.data.batches import BatchStream
 from genrec.data.sequences import Ragged
-from genrec.decoding.beam_search import beam_search
+from genrec.decoding.beam_search import search_levels
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.settings import EncoderDecoderSettings
 from genrec.seeding import generator
@@ -188,14 +189,15 @@ class OnlyChildren:
         return allowed
 
 
-Search = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]  # histories -> items and scores, [BATCH, BEAMS]
+Search = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]  # histories -> leaves and scores, [BATCH, BEAMS]
 
 
 def own_search(model: EncoderDecoderRecommender) -> Search:
     def search(histories: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         context = model.encode(*item_inputs(histories))
-        found = beam_search(model, model.trie, context, beam_width=BEAMS, num_candidates=BEAMS)
-        return found.item_index, found.score
+        leaves = search_levels(model, model.trie, context, beam_width=BEAMS)[-1]
+        order = leaves.log_prob.argsort(dim=1, descending=True)
+        return leaves.nodes.gather(1, order), leaves.log_prob.gather(1, order)
 
     return search
 
@@ -220,20 +222,19 @@ def t5_search(t5: Any, trie: SemanticIdTrie, tokens: Tensor) -> Search:
         nodes = torch.zeros(len(found.sequences), dtype=torch.int64)
         for level, column in enumerate((found.sequences[:, 1:] - tokens.amin(dim=0) // 256 * 256).unbind(dim=1)):
             nodes = only_children.next_node[level][nodes, column - FIRST_CODE]
-        items = trie.leaf_items(nodes)[:, 0]
-        return items.view(len(histories), BEAMS), found.sequences_scores.view(len(histories), BEAMS)
+        return nodes.view(len(histories), BEAMS), found.sequences_scores.view(len(histories), BEAMS)
 
     return search
 
 
 def check_lists(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
-    """Asserts that two lists have the same scores, and the same items but where scores are tied."""
+    """Asserts that two lists have the same scores, and the same leaves but where scores are tied."""
     assert (ours[1] - theirs[1]).abs().max() < TOLERANCE, "other scores"
-    for own_items, own_scores, items in zip(*(part.tolist() for part in (*ours, theirs[0])), strict=True):
+    for own_leaves, own_scores, leaves in zip(*(part.tolist() for part in (*ours, theirs[0])), strict=True):
         last = own_scores[-1] + TOLERANCE
-        certain = {item for item, score in zip(own_items, own_scores, strict=True) if score > last}
-        assert certain <= set(items), "other items"
-        assert len(set(items)) == BEAMS, "an item twice"
+        certain = {leaf for leaf, score in zip(own_leaves, own_scores, strict=True) if score > last}
+        assert certain <= set(leaves), "other leaves"
+        assert len(set(leaves)) == BEAMS, "a leaf twice"
 
 
 @torch.inference_mode()
@@ -307,6 +308,7 @@ def main() -> int:
     losses = compare_losses(sequences, trie, batches=arguments.batches, repetitions=arguments.repetitions)
     memory = measure_memory(trie)
     is_over = any(losses[name]["times_cross_entropy"] > limit for name, limit in MOST_PAIRWISE.items())
+    is_over &= data == "office"
     is_over |= any(row["of_copies"] > MOST_MEMORY for row in memory if row["items"] == T5_HISTORY)
     result: dict[str, Any] = {"benchmark": "encoder_decoder", "data": data, "losses": losses, "memory": memory}
     try:
