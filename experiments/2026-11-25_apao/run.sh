@@ -52,3 +52,13 @@ if [ "${1:-hierarchical}" = hierarchical ]; then
     done
   done
 fi
+
+if [ "${1:-}" = encoder_decoder ]; then
+  small="model=encoder_decoder model.node_embeddings=false model.encoder_layers=2 model.decoder_layers=2 model.width=64
+    model.num_heads=4 model.head_width=16 model.hidden=256 optimizer.learning_rate=1e-3 optimizer.weight_decay=0.01
+    stopping.max_epochs=10 stopping.patience=null"
+  for name in ce msl apao pair; do
+    more=$([ $name = pair ] && echo loss.num_negatives=16 || true)
+    train tiger_${name}_0 seed=0 $small ${loss[$name]} $more
+  done
+fi

@@ -52,6 +52,78 @@ class HierarchicalModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderDecoderModel:
+    """TIGER: a T5 that reads the codes of the history and writes those of the next item."""
+
+    name: Literal["encoder_decoder"] = "encoder_decoder"
+    normalisation: Literal["trie", "vocabulary"] = key("softmax over the children of a node, or all codes", "trie")
+    temperature: float = key("tau_msl, divides the logits", 1.0)
+    node_embeddings: bool = key("a vector for each node of the trie", True)
+    item_embeddings: bool = key("a vector for each item of the history", False)
+    encoder: Literal["full", "causal"] = key("a history for each target, or a window for all of its targets", "full")
+    history_length: int = key("last items that are read", 20, minimum=1)
+    width: int = key("width of all vectors", 128, minimum=1)
+    encoder_layers: int = key("blocks over the history", 4, minimum=0)
+    decoder_layers: int = key("blocks over the codes", 4, minimum=1)
+    num_heads: int = key("heads of all attentions", 6, minimum=1)
+    head_width: int = key("width of each of them", 64, minimum=1)
+    hidden: int = key("width of their feed-forward networks", 1024, minimum=1)
+    activation: Literal["relu", "gated_gelu"] = key("of the feed-forward networks", "relu")
+    attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
+    num_buckets: int = key("of the bias by distance", 32, minimum=4)
+    max_distance: int = key("tokens from which on all distances are alike", 128, minimum=2)
+    dropout: float = key("rate everywhere but on attention weights", 0.1, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderOnlyModel:
+    """A Llama-style decoder over the codes of the history, one token after the other."""
+
+    name: Literal["decoder_only"] = "decoder_only"
+    normalisation: Literal["trie", "vocabulary"] = key("softmax over the children of a node, or all codes", "trie")
+    temperature: float = key("tau_msl, divides the logits", 1.0)
+    node_embeddings: bool = key("a vector for each node of the trie", True)
+    item_embeddings: bool = key("a vector for each item of the history", True)
+    history_length: int = key("last items that are read", 20, minimum=1)
+    width: int = key("width of all vectors", 128, minimum=1)
+    num_layers: int = key("blocks over the tokens", 8, minimum=0)
+    num_heads: int = key("heads of the queries of their attention", 8, minimum=1)
+    num_kv_heads: int | None = key("heads of its keys and values; null: as many", None, minimum=1)
+    hidden: int = key("width of their feed-forward networks", 1024, minimum=1)
+    attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
+    dropout: float = key("rate on the tokens and in the blocks", 0.1, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSection:
+    """Low-rank adaptation: the network stays as it is, and small matrices beside its linear layers are trained."""
+
+    rank: int = key("of the matrices; 0: none, all weights are trained", 0, minimum=0)
+    alpha: float = key("scale of what they add", 16.0, minimum=0)
+    dropout: float = key("rate on what goes into them", 0.0, minimum=0, maximum=1)
+    targets: tuple[str, ...] = key("last parts of the names of the linear layers (q_proj, say); none: all", ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceModel:
+    """A causal language model, or an encoder with a decoder, of transformers (extra huggingface), reading codes."""
+
+    name: Literal["huggingface"] = "huggingface"
+    base: str = key("folder of the network, or its name on the hub")
+    prompt: str | None = key("text around the history, '... {history} ...', say; null: none", None)
+    normalisation: Literal["trie", "vocabulary"] = key(
+        "softmax over the children of a node, or all codes", "vocabulary"
+    )
+    temperature: float = key("tau_msl, divides the logits", 1.0)
+    node_embeddings: bool = key("a vector for each node of the trie", False)
+    item_embeddings: bool = key("a vector for each item of the history", False)
+    history_length: int = key("last items that are read", 20, minimum=1)
+    attention: Literal["softmax", "sdpa"] = key("the network's: eager, or fused", "sdpa")
+    gradient_checkpointing: bool = key("less memory in training, for about a third more time", False)
+    lora: LoraSection = key("low-rank adaptation", LoraSection)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SasrecModel:
     """SASRec: a causal transformer over items whose output is searched among item vectors. It has no semantic IDs."""
 
@@ -70,4 +142,4 @@ class SasrecModel:
     temperature: float = key("divides the scores; for cosines about 0.05", 1.0)
 
 
-Model = HierarchicalModel | SasrecModel
+Model = HierarchicalModel | EncoderDecoderModel | DecoderOnlyModel | HuggingFaceModel | SasrecModel

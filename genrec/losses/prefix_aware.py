@@ -129,7 +129,8 @@ def persistent_weights(weights: Float[Tensor, " L"], losses: Float[Tensor, " L"]
 
 def stateless_weights(losses: Float[Tensor, " L"], rate: float) -> Float[Tensor, " L"]:
     """w_t proportional to L_t exp(eta L_t) (the authors' code), uniform if all are 0; no gradient flows through it."""
-    losses = losses.detach()
-    weights = losses.clamp(min=0) * (rate * (losses - losses.max())).exp()
-    total = weights.sum()
-    return torch.where(total > 0, weights / total.clamp(min=torch.finfo(losses.dtype).tiny), 1.0 / len(losses))
+    losses = losses.detach().clamp(min=0)
+    largest = losses.max()
+    shares = losses / largest.clamp(min=torch.finfo(losses.dtype).tiny)  # relative, so that nothing underflows
+    weights = shares * (rate * (losses - largest)).exp()
+    return torch.where(largest >= torch.finfo(losses.dtype).tiny, weights / weights.sum(), 1.0 / len(losses))

@@ -219,6 +219,9 @@ def read_settings(kind: type[S], facts: Mapping[str, Any]) -> S:
 
 
 def _kinds() -> tuple[Any, ...]:
+    from genrec.models.decoder_only import DecoderOnlyRecommender
+    from genrec.models.encoder_decoder import EncoderDecoderRecommender
     from genrec.models.hierarchical import HierarchicalRecommender
+    from genrec.models.huggingface import HuggingFaceRecommender
 
-    return (HierarchicalRecommender,)
+    return (HierarchicalRecommender, EncoderDecoderRecommender, DecoderOnlyRecommender, HuggingFaceRecommender)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from genrec.errors import ConfigError
 
 NORMALISATIONS = ("trie", "vocabulary")
+ENCODERS = ("full", "causal")
+PLACE_OF_HISTORY = "{history}"
 POSITIONS = ("learnt", "rotary")
 
 
@@ -103,6 +105,156 @@ class HierarchicalSettings:
 
 
 @dataclass(frozen=True)
+class EncoderDecoderSettings:
+    """Size and kind of an encoder-decoder recommender; by default that of TIGER as APAO trains it.
+
+    Attributes:
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        encoder: "full" (a history for each target) or "causal" (a window for all of its targets).
+        history_length: the last items that are read; older ones are cut off.
+        width: D.
+        encoder_layers, decoder_layers: blocks.
+        num_heads: of all attentions.
+        head_width: of each; num_heads x head_width need not be D.
+        hidden: width of the feed-forward networks.
+        activation: "relu" or "gated_gelu".
+        attention: "softmax" or "sdpa".
+        num_buckets, max_distance: of the bias by distance, in tokens.
+        dropout: rate on inputs, branches, inner activations and outputs.
+
+    Raises:
+        ConfigError: unknown normalisation or encoder; a temperature or a length that is not positive; no decoder layer.
+    """
+
+    normalisation: str = "trie"
+    temperature: float = 1.0
+    node_embeddings: bool = True
+    item_embeddings: bool = False
+    encoder: str = "full"
+    history_length: int = 20
+    width: int = 128
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    num_heads: int = 6
+    head_width: int = 64
+    hidden: int = 1024
+    activation: str = "relu"
+    attention: str = "softmax"
+    num_buckets: int = 32
+    max_distance: int = 128
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+        if self.encoder not in ENCODERS:
+            raise ConfigError("unknown encoder", expected=" or ".join(ENCODERS), found=repr(self.encoder))
+        if self.decoder_layers < 1:
+            raise ConfigError("a decoder without layers reads no history", fix="model.decoder_layers=1")
+
+
+@dataclass(frozen=True)
+class DecoderOnlySettings:
+    """Size and kind of a flat recommender.
+
+    Attributes:
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        history_length: the last items that are read; older ones are cut off.
+        width: D.
+        num_layers: blocks over the tokens.
+        num_heads: of the queries of their attention.
+        num_kv_heads: of its keys and values; None: as many.
+        hidden: width of their feed-forward networks.
+        attention: "softmax" or "sdpa".
+        dropout: rate on the tokens and on the branches of the blocks.
+
+    Raises:
+        ConfigError: unknown normalisation; a temperature or a length that is not positive.
+    """
+
+    normalisation: str = "trie"
+    temperature: float = 1.0
+    node_embeddings: bool = True
+    item_embeddings: bool = True
+    history_length: int = 20
+    width: int = 128
+    num_layers: int = 8
+    num_heads: int = 8
+    num_kv_heads: int | None = None
+    hidden: int = 1024
+    attention: str = "softmax"
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adaptation of a network that is frozen otherwise.
+
+    Attributes:
+        rank: r; 0: none, all weights are trained.
+        alpha: scale of what is learnt.
+        dropout: rate before the low rank.
+        targets: last parts of the names of the linear layers; none: all of them.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HuggingFaceSettings:
+    """Kind of a recommender whose network is one of `transformers`.
+
+    Attributes:
+        base: folder of the network, or its name on the hub.
+        prompt: text around the history, with the place of it as {history}; None: the history alone.
+        normalisation: "trie" (softmax over the children of a node) or "vocabulary" (over all codes of the level).
+        temperature: tau_msl, which divides the logits.
+        node_embeddings: whether there are vectors E.
+        item_embeddings: whether there are vectors I.
+        history_length: the last items that are read; older ones are cut off.
+        attention: "softmax" or "sdpa".
+        gradient_checkpointing: computes states again in the backward pass instead of keeping them.
+        lora: low-rank adaptation.
+
+    Raises:
+        ConfigError: unknown normalisation; a temperature or a length that is not positive; a prompt without the place
+            of the history.
+    """
+
+    base: str
+    prompt: str | None = None
+    normalisation: str = "vocabulary"
+    temperature: float = 1.0
+    node_embeddings: bool = False
+    item_embeddings: bool = False
+    history_length: int = 20
+    attention: str = "sdpa"
+    gradient_checkpointing: bool = False
+    lora: LoraSettings = field(default_factory=LoraSettings)
+
+    def __post_init__(self) -> None:
+        _check_common(self.normalisation, self.temperature, self.history_length)
+        if self.prompt is not None and self.prompt.count(PLACE_OF_HISTORY) != 1:
+            raise ConfigError(
+                "the prompt does not say where the history goes",
+                where="key 'model.prompt'",
+                expected=f"{PLACE_OF_HISTORY} once",
+                found=repr(self.prompt),
+            )
+
+
+@dataclass(frozen=True)
 class SasrecSettings:
     """Size and kind of a SASRec.
 
@@ -144,3 +296,12 @@ class SasrecSettings:
             raise ConfigError("the temperature must be positive", found=self.temperature)
         if self.history_length < 1:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
+
+
+def _check_common(normalisation: str, temperature: float, history_length: int) -> None:
+    if normalisation not in NORMALISATIONS:
+        raise ConfigError("unknown normalisation", expected=" or ".join(NORMALISATIONS), found=repr(normalisation))
+    if not temperature > 0:
+        raise ConfigError("the temperature must be positive", found=temperature)
+    if history_length < 1:
+        raise ConfigError("the history must have room for an item", expected="1 or more", found=history_length)

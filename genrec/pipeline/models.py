@@ -7,8 +7,18 @@ from dataclasses import asdict
 from typing import Any
 
 from genrec.config import models
+from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.settings import HierarchicalSettings, MemorySettings
+from genrec.models.huggingface import HuggingFaceRecommender
+from genrec.models.settings import (
+    DecoderOnlySettings,
+    EncoderDecoderSettings,
+    HierarchicalSettings,
+    HuggingFaceSettings,
+    LoraSettings,
+    MemorySettings,
+)
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 
@@ -27,8 +37,27 @@ def _hierarchical(section: models.HierarchicalModel, trie: SemanticIdTrie) -> Hi
     return HierarchicalRecommender(trie, HierarchicalSettings(**values, memory=memory))
 
 
+def _encoder_decoder(section: models.EncoderDecoderModel, trie: SemanticIdTrie) -> EncoderDecoderRecommender:
+    return EncoderDecoderRecommender(trie, EncoderDecoderSettings(**_values(section)))
+
+
+def _decoder_only(section: models.DecoderOnlyModel, trie: SemanticIdTrie) -> DecoderOnlyRecommender:
+    return DecoderOnlyRecommender(trie, DecoderOnlySettings(**_values(section)))
+
+
+def _huggingface(section: models.HuggingFaceModel, trie: SemanticIdTrie) -> HuggingFaceRecommender:
+    values = _values(section)
+    lora = LoraSettings(**values.pop("lora"))
+    return HuggingFaceRecommender.from_pretrained(trie, HuggingFaceSettings(**values, lora=lora))
+
+
 def _values(section: models.Model) -> dict[str, Any]:
     return {key: value for key, value in asdict(section).items() if key != "name"}
 
 
-_BUILDERS: dict[type, Callable[[Any, SemanticIdTrie], Any]] = {models.HierarchicalModel: _hierarchical}
+_BUILDERS: dict[type, Callable[[Any, SemanticIdTrie], Any]] = {
+    models.HierarchicalModel: _hierarchical,
+    models.EncoderDecoderModel: _encoder_decoder,
+    models.DecoderOnlyModel: _decoder_only,
+    models.HuggingFaceModel: _huggingface,
+}

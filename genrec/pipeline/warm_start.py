@@ -29,7 +29,7 @@ from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 # Settings that give no weight another shape or place, beside the rates of dropout and most of a memory's.
-MAY_DIFFER = ("normalisation", "temperature", "history_length", "attention")
+MAY_DIFFER = ("normalisation", "temperature", "history_length", "attention", "gradient_checkpointing")
 KEEP_IDS = "keep the published semantic IDs (tokenizer=imported), or train from scratch, without initial"
 
 
@@ -188,13 +188,19 @@ def _may_differ(name: str, old: Any, new: Any) -> bool:
     """What a memory holds is made anew of the newer data, but its gains and floors are weights: it is there or not."""
     if name == "memory.followers":
         return bool(old) == bool(new)
-    return name in MAY_DIFFER or name.startswith(("dropout_", "memory."))
+    is_rate = name.rpartition(".")[2].startswith("dropout")
+    return name in MAY_DIFFER or is_rate or name.startswith("memory.")
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the memory by the keys they have on the command line."""
-    memory = {f"memory.{name}": value for name, value in settings.get("memory", {}).items()}
-    return {name: value for name, value in settings.items() if name != "memory"} | memory
+    """Settings by the keys they have on the command line, in the types of JSON."""
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": of_inner for inner, of_inner in _flat(value).items()}
+        else:
+            flat[name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def check_same_ids(

@@ -88,7 +88,7 @@ class RecommenderTask(pl.LightningModule):
             [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in self.parameter_groups],
             lr=self.learning_rate,
             betas=(0.9, 0.98),
-            fused=True,
+            fused="mixed" not in self.trainer.precision,  # Lightning does not clip gradients of fused optimisers there
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -11,9 +11,18 @@ import scipy.sparse as sp
 import torch
 
 from genrec.decoding.exhaustive import score_catalogue
-from genrec.models.hierarchical import HierarchicalRecommender, HierarchicalSettings
+from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
+from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.huggingface import HuggingFaceRecommender, TextIds
 from genrec.models.recommender import build_from
-from genrec.models.settings import MemorySettings
+from genrec.models.settings import (
+    DecoderOnlySettings,
+    EncoderDecoderSettings,
+    HierarchicalSettings,
+    HuggingFaceSettings,
+    MemorySettings,
+)
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 NUM_ITEMS, SIZES, LENGTH = 30, (4, 5, 6, 3), 6
@@ -31,20 +40,52 @@ def catalogue() -> SemanticIdTrie:
     return trie
 
 
-def hierarchical(**settings: Any) -> HierarchicalRecommender:
-    small: dict[str, Any] = {"width": 16, "num_heads": 2, "hidden": 24, "depth_hidden": 20, "history_length": LENGTH}
-    torch.manual_seed(0)
-    model = HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings)))
+def begun(model: Any) -> Any:
+    """With random weights, as it is when most items and nodes have been trained."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
     seen = torch.arange(NUM_ITEMS) % 5 != 0
     model.mark_trained(seen, seen)
+    return model.eval()
+
+
+def hierarchical(**settings: Any) -> HierarchicalRecommender:
+    small: dict[str, Any] = {"width": 16, "num_heads": 2, "hidden": 24, "depth_hidden": 20, "history_length": LENGTH}
+    torch.manual_seed(0)
+    model = begun(HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings))))
     if model.memory is not None:
         rng = np.random.default_rng(1)
         similarity = rng.random((NUM_ITEMS, NUM_ITEMS)) * (rng.random((NUM_ITEMS, NUM_ITEMS)) < 0.4)
         model.remember(sp.csr_matrix(similarity), rng.integers(6, size=NUM_ITEMS))
-    return model.eval()
+    return model
+
+
+def decoder_only(**settings: Any) -> DecoderOnlyRecommender:
+    small: dict[str, Any] = {"width": 16, "num_layers": 2, "num_heads": 4, "hidden": 24, "history_length": LENGTH}
+    torch.manual_seed(0)
+    return begun(DecoderOnlyRecommender(catalogue(), DecoderOnlySettings(**(small | settings))))
+
+
+def encoder_decoder(**settings: Any) -> EncoderDecoderRecommender:
+    small: dict[str, Any] = {"width": 16, "encoder_layers": 2, "decoder_layers": 2, "num_heads": 3, "head_width": 4}
+    torch.manual_seed(0)
+    given = EncoderDecoderSettings(**(small | {"hidden": 24, "history_length": LENGTH} | settings))
+    return begun(EncoderDecoderRecommender(catalogue(), given))
+
+
+def huggingface(kind: str, *, text: tuple[list[int], list[int]] = ([], []), **settings: Any) -> HuggingFaceRecommender:
+    transformers = pytest.importorskip("transformers", reason="needs the extra `huggingface`")
+    if kind == "t5":
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+    else:
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        sizes["num_key_value_heads"] = 1
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=30, **sizes)
+    network = transformers.AutoModel.from_config(config)
+    given = HuggingFaceSettings(base="-", history_length=LENGTH, **settings)
+    return begun(HuggingFaceRecommender(catalogue(), given, network, TextIds(*text)))
 
 
 KINDS = {
@@ -57,7 +98,22 @@ KINDS = {
     "no transitions": lambda: hierarchical(transition_embeddings=False),
     "memory": lambda: hierarchical(memory=MemorySettings(followers=9, history_decay=0.8)),
     "memory, vocabulary": lambda: hierarchical(normalisation="vocabulary", memory=MemorySettings(followers=99)),
+    "tiger": lambda: encoder_decoder(),
+    "tiger, vocabulary": lambda: encoder_decoder(normalisation="vocabulary", node_embeddings=False, attention="sdpa"),
+    "tiger, causal": lambda: encoder_decoder(encoder="causal", item_embeddings=True, temperature=0.7),
+    "tiger, gated": lambda: encoder_decoder(activation="gated_gelu", encoder="causal", decoder_layers=1),
+    "flat": lambda: decoder_only(num_kv_heads=2),
+    "flat, vocabulary": lambda: decoder_only(normalisation="vocabulary", attention="sdpa"),
+    "flat, codes alone": lambda: decoder_only(node_embeddings=False, item_embeddings=False, temperature=0.7),
+    "language model": lambda: huggingface("llama"),
+    "language model, prompt": lambda: huggingface("qwen2", text=([3, 4], [5, 3]), normalisation="trie"),
+    "encoder": lambda: huggingface("t5"),
+    "encoder, nodes": lambda: huggingface("t5", normalisation="trie", node_embeddings=True, item_embeddings=True),
 }
+IMPORTS_TRANSFORMERS = ("language model", "encoder")
+PARAMETERS = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind.startswith(IMPORTS_TRANSFORMERS) else []) for kind in KINDS
+]
 
 
 def windows(rows: int, length: int = LENGTH, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +127,7 @@ def windows(rows: int, length: int = LENGTH, seed: int = 1) -> tuple[torch.Tenso
     return histories, targets
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PARAMETERS)
 class TestRecommender:
     def test_the_search_sees_the_probabilities_that_training_sees(self, kind: str) -> None:
         model = KINDS[kind]()
@@ -251,9 +307,9 @@ class TestRecommender:
         with torch.no_grad():
             no_column = model.encode(torch.empty(2, 0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
             padded = model.encode(torch.full((2, 3), -1), torch.zeros(2, dtype=torch.int64))
-            scores = score_catalogue(model, model.trie, padded)
-        torch.testing.assert_close(no_column, padded)
-        assert torch.isfinite(scores).all()
+            scores = [score_catalogue(model, model.trie, context) for context in (no_column, padded)]
+        torch.testing.assert_close(*scores)
+        assert torch.isfinite(scores[0]).all()
 
     def test_facts_and_weights_rebuild_it(self, kind: str) -> None:
         model = KINDS[kind]()
@@ -286,10 +342,12 @@ class TestRecommender:
         assert all(parameter.grad is not None for parameter in model.parameters())
         model.score_targets(histories, targets).log_probs.sum().backward()
         idle = {
-            name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+            name.removeprefix("decoder.")
+            for name, parameter in model.named_parameters()
+            if parameter.grad is None or not parameter.grad.any()
         }
         # where there is nothing to choose, nothing is to be learnt from the choice
-        assert idle == ({"decoder.output_codes.2"} if model.normalisation == "trie" else set())
+        assert idle == ({"output_codes.2"} if model.normalisation == "trie" else set())
 
     def test_it_takes_the_trie_along(self, kind: str) -> None:
         model = KINDS[kind]()

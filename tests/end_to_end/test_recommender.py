@@ -211,6 +211,11 @@ def test_unhealthy_tables_do_not_pass_the_gate(road: Path, tmp_path: Path) -> No
     assert "came without semantic IDs" in line
 
 
+def test_half_precision_trains_with_clipped_gradients(road: Path, tmp_path: Path) -> None:
+    found = works(*train_words(road, tmp_path / "run", "precision=bf16-mixed", "stopping.max_epochs=1"))
+    assert found["last_step"] > 0  # type: ignore[operator]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(road: Path, tmp_path: Path) -> None:
     line = fails(
         *train_words(road, tmp_path / "run"), "optimizer.learning_rate=1e30", "optimizer.clip_norm=null", code=4

@@ -101,7 +101,7 @@ def test_the_extras_take_any_torch_that_we_take() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     oldest = next(need for need in map(Requirement, project["dependencies"]) if need.name == "torch")
     floor = next(str(limit.version) for limit in oldest.specifier if limit.operator == ">=")
-    for extra in ("sentence", "minilm"):
+    for extra in ("sentence", "minilm", "huggingface"):
         names = [Requirement(text).name for text in project["optional-dependencies"][extra]]
         assert "torch" not in names
         for name in names:
