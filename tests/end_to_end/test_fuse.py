@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12]"]
     works("tokenize", f"dataset={folder}/d", f"output={folder}/ids", *words, "gates.max_collision_rate=1")
     train = ["train", *MODEL, *SHORT, f"dataset={folder}/d"]
-    works(*train, f"run={folder}/g", f"semantic_ids={folder}/ids", "model.depth_hidden=16", "stopping.prefix_negatives=0")
+    quick = ["model.depth_hidden=16", "stopping.prefix_negatives=0"]
+    works(*train, f"run={folder}/g", f"semantic_ids={folder}/ids", *quick)
     works(*train, f"run={folder}/s", "model=sasrec", "model.dropout_input=0.1")
     return folder
 
