@@ -190,7 +190,7 @@ class Hybrid(CatalogueSearch):
     def _find(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Pool:
         """Runs both searches, and scores what each found by both models."""
         requests = self.generative.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
-        is_admissible = self.generative.admissible(requests.constraint)
+        is_admissible = self.generative.admissible(requests)
         log_q = self.dense.item_log_probs(histories).to(self.device)
         generated, log_p = self._generate(requests, log_q, is_admissible)
         retrieved = generated[:, :0]
