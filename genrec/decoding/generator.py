@@ -90,11 +90,18 @@ class CandidateGenerator(CatalogueSearch):
         allow: Tensor | None = None,
     ) -> Candidates:
         """See `CatalogueSearch.search`."""
-        context, constraint, is_empty = self.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
+        requests = self.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
         found = beam_search(
-            self.scorer, self.trie, context, beam_width=self.beam_width, num_candidates=k, constraint=constraint
+            self.scorer,
+            self.trie,
+            requests.context,
+            beam_width=self.beam_width,
+            num_candidates=k,
+            constraint=requests.constraint,
         )
-        return found if not bool(is_empty.any()) else self.serve_empty(found, is_empty, self.admissible(constraint))
+        if not bool(requests.is_empty.any()):
+            return found
+        return self.serve_empty(found, requests.is_empty, self.admissible(requests))
 
     @torch.inference_mode()
     def read(
@@ -115,9 +122,9 @@ class CandidateGenerator(CatalogueSearch):
             constraint = Constraint.build(self.trie, deny=lists, allow=allow)
         return Requests(self.scorer.encode(items, lengths), constraint, lengths == 0)
 
-    def admissible(self, constraint: Constraint | None) -> Bool[Tensor, "B N"] | None:
+    def admissible(self, requests: Requests) -> Bool[Tensor, "B N"] | None:
         """The items that each request may get; None: all."""
-        if constraint is None:
+        if requests.constraint is None:
             return None
         items = torch.arange(self.num_items, device=self.device)
-        return constraint.is_admissible(items.expand(constraint.num_requests or 1, -1))
+        return requests.constraint.is_admissible(items.expand(len(requests.is_empty), -1))

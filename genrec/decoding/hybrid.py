@@ -12,7 +12,7 @@ p is the generative model, q the dense one. Must not know how either was trained
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -24,7 +24,7 @@ from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.exhaustive import score_items
 from genrec.decoding.fusion import MixedScorer, fuse_ranks, mix, prefix_values, unite
 from genrec.decoding.generator import CandidateGenerator, Requests
-from genrec.decoding.scorer import Candidates, Scorer
+from genrec.decoding.scorer import Candidates
 from genrec.decoding.selection import rank_items
 from genrec.errors import ConfigError, DataError
 
@@ -79,6 +79,26 @@ class HybridSettings:
             raise ConfigError("the weight of the dense side is negative", expected="0 or more", found=self.weight)
 
 
+class Pool(NamedTuple):
+    """What both models say of the candidates of some requests; what a weight makes of it is another matter.
+
+    Attributes:
+        generated: item_index, best first, -1 as padding.
+        retrieved: likewise; none (m = 0) where only generated items count.
+        log_p: of both lists, one after the other; of a retrieved item that was generated too, -inf.
+        log_q: likewise.
+        is_admissible: what each request may get; None: everything.
+        is_empty: no item of the history could be read.
+    """
+
+    generated: Int64[Tensor, "B k"]
+    retrieved: Int64[Tensor, "B m"]
+    log_p: Float[Tensor, "B C"]
+    log_q: Float[Tensor, "B C"]
+    is_admissible: Bool[Tensor, "B N"] | None
+    is_empty: Bool[Tensor, " B"]
+
+
 class Hybrid(CatalogueSearch):
     """Recommends what two models find together. Both lists are as long as the beam is wide.
 
@@ -86,12 +106,21 @@ class Hybrid(CatalogueSearch):
         generative: the beam search; its ids, batches, popularity list and reading of requests are used.
         dense: over the same items.
         settings: how they are put together.
+        pools: where the pools of requests without lists of items are kept, for others of the same method that differ in
+            weight or constant; None: nowhere.
 
     Raises:
         DataError: the items differ.
     """
 
-    def __init__(self, generative: CandidateGenerator, dense: DenseSide, settings: HybridSettings) -> None:
+    def __init__(
+        self,
+        generative: CandidateGenerator,
+        dense: DenseSide,
+        settings: HybridSettings,
+        *,
+        pools: dict[Any, Pool] | None = None,
+    ) -> None:
         super().__init__(
             generative.item_ids,
             generative.train_counts.cpu().numpy(),
@@ -101,7 +130,7 @@ class Hybrid(CatalogueSearch):
         if dense.item_ids != self.item_ids:
             found = f"{len(self.item_ids)} and {len(dense.item_ids)}"
             raise DataError("the generative and the dense recommender have different items", found=found)
-        self.generative, self.dense, self.settings = generative, dense, settings
+        self.generative, self.dense, self.settings, self.pools = generative, dense, settings, pools
 
     @property
     def max_candidates(self) -> int:
@@ -126,60 +155,79 @@ class Hybrid(CatalogueSearch):
                 found=k,
                 fix="widen the beam, or ask for fewer",
             )
+        pool = self._pool(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
+        found = self._rank(pool, k)
+        return self.serve_empty(found, pool.is_empty, pool.is_admissible) if bool(pool.is_empty.any()) else found
+
+    def _rank(self, pool: Pool, k: int) -> Candidates:
+        weight = self.settings.weight
+        if self.settings.method == "rank_fusion":
+            constants = {"weight": weight, "constant": self.settings.constant}
+            items, scores = fuse_ranks(pool.generated, pool.retrieved, k, **constants)
+            return Candidates(items, torch.full_like(scores, -torch.inf), scores)
+        items = torch.cat([pool.generated, pool.retrieved], dim=1)
+        is_in = (items >= 0) & (pool.log_p > -torch.inf)
+        if not weight:
+            is_in[:, pool.generated.shape[1] :] = False
+        scores = mix(pool.log_p, pool.log_q, weight).masked_fill(~is_in, -torch.inf)
+        ranked, best = rank_items(items, scores, k)
+        # An item that is in both lists counts in the first, so the best match is the place that was ranked.
+        is_place = (ranked.unsqueeze(2) == items.unsqueeze(1)) & is_in.unsqueeze(1)
+        log_prob = pool.log_p.unsqueeze(1).masked_fill(~is_place, -torch.inf).amax(dim=2)
+        return Candidates(ranked, log_prob, best)
+
+    def _pool(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Pool:
+        if self.pools is None or deny is not None or allow is not None:
+            return self._find(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
+        settings = self.settings
+        key = (histories.starts.tobytes(), histories.ends.tobytes(), exclude_seen, settings.method)
+        if settings.method == "in_beam":
+            key = (*key, settings.weight, settings.prefix_value)
+        if key not in self.pools:
+            self.pools[key] = self._find(histories, exclude_seen=exclude_seen, deny=None, allow=None)
+        return self.pools[key]
+
+    def _find(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Pool:
+        """Runs both searches, and scores what each found by both models."""
         requests = self.generative.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
-        is_admissible = self.generative.admissible(requests.constraint)
-        method, width = self.settings.method, self.max_candidates
-        generated = self._generate(requests, self._scorer(histories, is_admissible))
-        if method in ("rescoring", "in_beam") or self.settings.weight == 0:
-            found = self._rank_mixture(requests, histories, generated, k)
-        else:
+        is_admissible = self.generative.admissible(requests)
+        log_q = self.dense.item_log_probs(histories).to(self.device)
+        generated, log_p = self._generate(requests, log_q, is_admissible)
+        retrieved = generated[:, :0]
+        if self.settings.method in ("rank_fusion", "mixture"):
+            width = self.max_candidates
             lists = self.dense.search(histories, width, exclude_seen=exclude_seen, deny=deny, allow=allow)
-            both = generated[:, :width], lists.item_index.to(self.device)
-            if method == "mixture":
-                found = self._rank_mixture(requests, histories, unite(*both), k)
-            else:
-                found = self._fuse_ranks(*both, k)
-        return self.serve_empty(found, requests.is_empty, is_admissible) if bool(requests.is_empty.any()) else found
+            generated, log_p = generated[:, :width], log_p[:, :width]
+            retrieved = lists.item_index.to(self.device)
+        if self.settings.method == "mixture":
+            alone = unite(generated, retrieved)[:, generated.shape[1] :]
+            log_p = torch.cat([log_p, self._score(requests, alone)], dim=1)
+        else:
+            log_p = torch.nn.functional.pad(log_p, (0, retrieved.shape[1]), value=-torch.inf)
+        items = torch.cat([generated, retrieved], dim=1)
+        return Pool(generated, retrieved, log_p, log_q.gather(1, items.clamp(min=0)), is_admissible, requests.is_empty)
 
-    def _scorer(self, histories: Ragged, is_admissible: Tensor | None) -> Scorer:
-        """The generative model, in_beam with what the dense one says of prefixes, of admissible items alone."""
-        generator = self.generative
-        if self.settings.method != "in_beam":
-            return generator.scorer
-        log_q = self._log_q(histories)
-        if is_admissible is not None:
-            log_q = log_q.masked_fill(~is_admissible, -torch.inf)
-        values = prefix_values(generator.trie, log_q, self.settings.prefix_value)
-        return MixedScorer(generator.scorer, generator.trie, values, self.settings.weight)
-
-    def _generate(self, requests: Requests, scorer: Scorer) -> Int64[Tensor, "B C"]:
-        """The items of all beams, best first."""
-        generator = self.generative
-        return beam_search(
+    def _generate(
+        self, requests: Requests, log_q: Tensor, is_admissible: Tensor | None
+    ) -> tuple[Int64[Tensor, "B C"], Float[Tensor, "B C"]]:
+        """The items of all beams, best first, and their log p; in_beam with what the dense model says of prefixes."""
+        generator, settings = self.generative, self.settings
+        scorer = generator.scorer
+        if settings.method == "in_beam":
+            if is_admissible is not None:
+                log_q = log_q.masked_fill(~is_admissible, -torch.inf)
+            values = prefix_values(generator.trie, log_q, settings.prefix_value)
+            scorer = MixedScorer(scorer, generator.trie, values, settings.weight)
+        found = beam_search(
             scorer,
             generator.trie,
             requests.context,
             beam_width=generator.beam_width,
             num_candidates=generator.beam_width * generator.trie.max_bucket,
             constraint=requests.constraint,
-        ).item_index
+        )
+        log_p = self._score(requests, found.item_index) if settings.method == "in_beam" else found.log_prob
+        return found.item_index, log_p
 
-    def _fuse_ranks(self, generated: Tensor, retrieved: Tensor, k: int) -> Candidates:
-        constants = {"weight": self.settings.weight, "constant": self.settings.constant}
-        items, scores = fuse_ranks(generated, retrieved, k, **constants)
-        return Candidates(items, torch.full_like(scores, -torch.inf), scores)
-
-    def _rank_mixture(self, requests: Requests, histories: Ragged, items: Tensor, k: int) -> Candidates:
-        """The items by log p + weight log q, each scored by both models."""
-        generator = self.generative
-        log_p = score_items(generator.scorer, generator.trie, requests.context, items)
-        log_q = self._log_q(histories).gather(1, items.clamp(min=0))
-        scores = mix(log_p, log_q, self.settings.weight).masked_fill(items < 0, -torch.inf)
-        items, order = items.sort(dim=1, stable=True)
-        ranked, best = rank_items(items, scores.gather(1, order), k)
-        place = torch.searchsorted(items, ranked).clamp(max=items.shape[1] - 1)
-        log_prob = log_p.gather(1, order).gather(1, place).masked_fill(ranked < 0, -torch.inf)
-        return Candidates(ranked, log_prob, best)
-
-    def _log_q(self, histories: Ragged) -> Float[Tensor, "B N"]:
-        return self.dense.item_log_probs(histories).to(self.device)
+    def _score(self, requests: Requests, items: Int64[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+        return score_items(self.generative.scorer, self.generative.trie, requests.context, items)

@@ -92,7 +92,9 @@ class TestCatalogueSearch:
             torch.testing.assert_close(alone.score[0], whole.score[row], rtol=1e-4, atol=1e-5)
 
     def test_nothing_admissible_gives_nothing(self, search: CatalogueSearch) -> None:
-        found = search.search(Ragged.from_lists(ROWS[:3]), K, allow=torch.zeros(N, dtype=torch.bool))
+        rows = [ROWS[-1], *ROWS[:2]]
+        assert not rows[0]
+        found = search.search(Ragged.from_lists(rows), K, allow=torch.zeros(N, dtype=torch.bool))
         assert found.item_index.tolist() == [[-1] * K] * 3
 
     def test_an_empty_history_gets_the_popular_items(self, search: CatalogueSearch) -> None:

@@ -14,7 +14,7 @@ from genrec.files import read_json
 
 RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.num_heads=2", "model.history_length=8"]
-SHORT = ["stopping.max_epochs=3", "optimizer.batch_size=16", "accelerator=cpu", "optimizer.learning_rate=5e-3"]
+SHORT = ["stopping.max_epochs=2", "optimizer.batch_size=16", "accelerator=cpu", "optimizer.learning_rate=5e-3"]
 
 
 def works(*words: str) -> dict[str, object]:
@@ -40,7 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12]"]
     works("tokenize", f"dataset={folder}/d", f"output={folder}/ids", *words, "gates.max_collision_rate=1")
     train = ["train", *MODEL, *SHORT, f"dataset={folder}/d"]
-    works(*train, f"run={folder}/g", f"semantic_ids={folder}/ids", "model.depth_hidden=16", "optimizer.batch_size=64")
+    quick = ["model.depth_hidden=16", "stopping.prefix_negatives=0"]
+    works(*train, f"run={folder}/g", f"semantic_ids={folder}/ids", *quick)
     works(*train, f"run={folder}/s", "model=sasrec", "model.dropout_input=0.1")
     return folder
 

@@ -158,6 +158,25 @@ def test_masks_hold_and_users_without_a_history_get_the_popular_items(method: st
     assert sorted(only.item_ids[0]) == ["sku-08", "sku-21"]
 
 
+def test_pools_that_are_kept_change_no_list() -> None:
+    pools: dict[Any, Any] = {}
+    plain = make()
+    for method in METHODS:
+        for weight, value in ((0.0, "sum"), (0.5, "sum"), (0.5, "max"), (2.0, "sum")):
+            settings = HybridSettings(method, weight, 5.0, value)  # type: ignore[arg-type]
+            kept = Hybrid(plain.generative, plain.dense, settings, pools=pools)
+            alone = Hybrid(plain.generative, plain.dense, settings)
+            for exclude in (False, True):
+                for rows in (ROWS, ROWS.take(slice(1, 3))):
+                    found = kept.search(rows, WIDTH, exclude_seen=exclude)
+                    expected = alone.search(rows, WIDTH, exclude_seen=exclude)
+                    assert torch.equal(found.item_index, expected.item_index)
+                    assert torch.equal(found.score, expected.score)
+            deny = torch.arange(8).expand(4, -1)
+            assert torch.equal(kept.search(ROWS, 3, deny=deny).item_index, alone.search(ROWS, 3, deny=deny).item_index)
+    assert len(pools) == 4 * (3 + 4), "two masks of two batches: for each method, and for each setting in the beam"
+
+
 def test_what_cannot_be_is_refused() -> None:
     hybrid = make()
     with pytest.raises(ConfigError, match="1 to 6, the beam width"):
