@@ -121,7 +121,7 @@ def prefix_ranks(
 def persistent_weights(weights: Float[Tensor, " L"], losses: Float[Tensor, " L"], rate: float) -> Float[Tensor, " L"]:
     """One step of mirror ascent on the simplex: w_t exp(eta L_t) / Z (the paper); no gradient flows through it.
 
-    >>> persistent_weights(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 100.0]), 1.0).tolist()
+    >>> persistent_weights(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 200.0]), 1.0).tolist()
     [0.0, 1.0]
     """
     return (weights.log() + rate * losses.detach()).softmax(dim=0)
