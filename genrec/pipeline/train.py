@@ -70,6 +70,7 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         clip_norm=config.optimizer.clip_norm,
         seed=fold_in(config.seed, 2),
         validate_first=setup.initial is not None,
+        average=config.optimizer.average,
     )
     places = ("run", "dataset", "semantic_ids", "initial")  # the inputs' identities are compared, not where they are
     with RunDirectory.open(
