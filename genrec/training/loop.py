@@ -140,13 +140,13 @@ def fit(
             limit_val_batches=0,
             default_root_dir=run.path,
         )
-        trainer.fit(task, _Stretches(stream, every, total_steps, state))
+        trainer.fit(task, Stretches(stream, every, total_steps, state))
     _, tensors = _load(folder / "best.pt")
     task.load_state_dict(tensors["model"])
     return state
 
 
-class _Stretches:
+class Stretches:
     """The batches from the present step to the end of its stretch."""
 
     def __init__(self, stream: BatchStream, every: int, total_steps: int, state: TrainingState) -> None:
