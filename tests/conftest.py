@@ -27,3 +27,12 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data at {root}; set GENREC_DATA")
     return root
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs CUDA")

@@ -67,7 +67,7 @@ fi
 if [ "${1:-}" = full ]; then
   common="accelerator=gpu precision=bf16-mixed model.attention=sdpa model.node_embeddings=false model.history_length=20
     optimizer.learning_rate=5e-4 optimizer.weight_decay=0.01 optimizer.warmup=0.01 optimizer.final_rate=0
-    optimizer.batch_size=256 stopping.max_epochs=200 stopping.patience=20"
+    samples=pairs optimizer.batch_size=1024 stopping.max_epochs=200 stopping.patience=20"
   for seed in 0 1 2; do
     for name in ce msl apao pair; do
       train t5_${name}_$seed seed=$seed model=encoder_decoder $common ${loss[$name]}

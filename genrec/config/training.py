@@ -238,6 +238,9 @@ class TrainConfig:
     initial: Path | None = key("folder of a recommender of older data, whose weights to start from; null: none", None)
     model: Model = key("the recommender", HierarchicalModel)
     loss: Loss = key("what is minimised", CrossEntropyLoss)
+    samples: Literal["windows", "pairs"] = key(
+        "of a batch: histories with all their targets, or one target each with what comes before it", "windows"
+    )
     optimizer: OptimizerSection = key("how weights change", OptimizerSection)
     stopping: StoppingSection = key("how long to train", StoppingSection)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = key("numbers of the forward pass", "32-true")

@@ -96,6 +96,25 @@ def cut_windows(lengths: np.ndarray, max_length: int, stride: int | None = None)
     return Windows(user, start, end, np.where(is_first, 0, older_end))
 
 
+def cut_pairs(lengths: np.ndarray, max_length: int) -> Windows:
+    """A window for each target, which alone counts in it: the item after the last input, of at most `max_length`.
+
+    As encoder-decoder models are usually trained; a history is read as often as it has targets.
+
+    Args:
+        lengths: [U] items of each history.
+        max_length: T, inputs of a window.
+
+    >>> windows = cut_pairs(np.array([4, 1]), max_length=2)
+    >>> np.stack([windows.user_index, windows.start, windows.end, windows.first_target], axis=1).tolist()
+    [[0, 0, 1, 0], [0, 0, 2, 1], [0, 1, 3, 2]]
+    """
+    counts = np.maximum(lengths - 1, 0)
+    user = np.repeat(np.arange(len(lengths)), counts)
+    end = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    return Windows(user, np.maximum(end - max_length, 0), end, end - 1)
+
+
 class BatchStream:
     """Batches of an epoch, windows of about one length together, in the order of (seed, epoch).
 
@@ -108,18 +127,27 @@ class BatchStream:
         max_length: T, inputs of a window.
         stride: see `cut_windows`.
         seed: of the order.
+        pairs: a window for each target (`cut_pairs`) instead of for as many as fit.
 
     Raises:
         DataError: no history has two items.
     """
 
     def __init__(
-        self, histories: Ragged, *, batch_size: int, max_length: int, stride: int | None = None, seed: int = 0
+        self,
+        histories: Ragged,
+        *,
+        batch_size: int,
+        max_length: int,
+        stride: int | None = None,
+        seed: int = 0,
+        pairs: bool = False,
     ) -> None:
         self.histories = histories
         self.batch_size = batch_size
         self.seed = seed
-        self.windows = cut_windows(histories.lengths, max_length, stride)
+        lengths = histories.lengths
+        self.windows = cut_pairs(lengths, max_length) if pairs else cut_windows(lengths, max_length, stride)
         if not len(self.windows):
             raise DataError("no training history has two items, so there is nothing to predict")
 

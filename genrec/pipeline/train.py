@@ -75,6 +75,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
         batch_size=config.optimizer.batch_size,
         max_length=config.model.history_length,
         seed=fold_in(config.seed, 1),
+        pairs=config.samples == "pairs",
     )
     return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.data.batches import BatchStream, cut_windows
+from genrec.data.batches import BatchStream, cut_pairs, cut_windows
 from genrec.data.sequences import Ragged
 from genrec.errors import DataError
 
@@ -35,14 +35,27 @@ def test_every_target_is_in_exactly_one_window(lengths: list[int], max_length: i
     assert (context >= np.minimum(max_length - stride + 1, windows.first_target + 1)).all()
 
 
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=8), max_length=st.integers(1, 12))
+def test_a_pair_has_all_that_comes_before_its_target(lengths: list[int], max_length: int) -> None:
+    windows = cut_pairs(np.array(lengths), max_length)
+    targets = list(zip(windows.user_index.tolist(), windows.end.tolist(), strict=True))
+    assert targets == [(user, at) for user, length in enumerate(lengths) for at in range(1, length)]
+    assert (windows.first_target == windows.end - 1).all()
+    assert (windows.end - windows.start == np.minimum(windows.end, max_length)).all()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
 @given(rows=HISTORIES, batch_size=st.integers(1, 7), max_length=st.integers(1, 9), epoch=st.integers(0, 3))
-def test_batches_hold_the_histories(rows: list[list[int]], batch_size: int, max_length: int, epoch: int) -> None:
-    stream = BatchStream(Ragged.from_lists(rows), batch_size=batch_size, max_length=max_length, seed=1)
+def test_batches_hold_the_histories(
+    pairs: bool, rows: list[list[int]], batch_size: int, max_length: int, epoch: int
+) -> None:
+    stream = BatchStream(Ragged.from_lists(rows), batch_size=batch_size, max_length=max_length, seed=1, pairs=pairs)
     batches = list(stream.epoch(epoch))
     assert len(batches) == stream.num_batches
     assert sum(batch.num_targets for batch in batches) == stream.num_targets == sum(max(len(r) - 1, 0) for r in rows)
-    pairs = []
+    found = []
     for batch in batches:
+        assert not pairs or (batch.is_target.sum(axis=1) == 1).all()
         for items, targets, counts, user in zip(
             batch.items, batch.targets, batch.is_target, batch.user_index, strict=True
         ):
@@ -54,8 +67,8 @@ def test_batches_hold_the_histories(rows: list[list[int]], batch_size: int, max_
             row = rows[user]
             assert any(row[at : at + size + 1] == window for at in range(len(row)))
             assert targets[:size].tolist() == window[1:]
-            pairs += [(int(user), int(target)) for target in targets[counts]]
-    assert sorted(pairs) == sorted((user, item) for user, row in enumerate(rows) for item in row[1:])
+            found += [(int(user), int(target)) for target in targets[counts]]
+    assert sorted(found) == sorted((user, item) for user, row in enumerate(rows) for item in row[1:])
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
