@@ -138,7 +138,6 @@ class SasrecModel:
     attention: Literal["softmax", "sdpa"] = key("softmax is faster on CPU, sdpa on GPU", "softmax")
     dropout_input: float = key("rate on the item vectors", 0.5, minimum=0, maximum=1)
     dropout_blocks: float = key("rate in the blocks", 0.5, minimum=0, maximum=1)
-    projection: bool = key("a matrix between the blocks and the scores", True)
     normalise: bool = key("scores are cosines, not inner products", False)
     temperature: float = key("divides the scores; for cosines about 0.05", 1.0)
 

@@ -3,12 +3,11 @@
 Kang and McAuley 2018 (arXiv 1808.09781, eq. 1 to 8): a causal transformer over the item vectors, which also are the
 output layer,
 
-    x_t = sqrt(D) I[i_t] + P[t],   u_t = W norm(transformer(x_1 .. x_t)),   score(j | t) = <u_t, I[j]> / temperature
+    x_t = sqrt(D) I[i_t] + P[t],   u_t = norm(transformer(x_1 .. x_t)),   score(j | t) = <u_t, I[j]> / temperature
 
-Ours: pre-norm blocks with RMSNorm as in the other recommenders, W (without it the residual stream makes every item its
-own best successor, since input and output vectors are the same; an option), rotary positions instead of P as an option,
-cosines instead of inner products as an option, and no vector of padding (rows are padded at the end, where causality
-keeps padding out). Must not know losses, indexes, files or semantic IDs.
+Ours: pre-norm blocks with RMSNorm as in the other recommenders, rotary positions instead of P as an option, cosines
+instead of inner products as an option, and no vector of padding (rows are padded at the end, where causality keeps
+padding out). Must not know losses, indexes, files or semantic IDs.
 """
 # B batch, T items, D width, N items of the catalogue
 
@@ -62,7 +61,6 @@ class Sasrec(nn.Module):
             for _ in range(settings.num_layers)
         )
         self.user_norm = nn.RMSNorm(width, eps=NORM_EPS)
-        self.projection = nn.Linear(width, width, bias=False) if settings.projection else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=1 / (3 * module.in_features**0.5))
@@ -138,7 +136,6 @@ class Sasrec(nn.Module):
 
     def _query(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         user = self.user_norm(x)
-        user = user if self.projection is None else self.projection(user)
         user = F.normalize(user, dim=-1) if self.settings.normalise else user
         return user / self.settings.temperature
 

@@ -269,7 +269,6 @@ class SasrecSettings:
         attention: "softmax" or "sdpa".
         dropout_input: rate on the vectors that enter the blocks.
         dropout_blocks: rate on the branches of the blocks.
-        projection: a matrix between the blocks and the scores.
         normalise: scores are cosines, not inner products.
         temperature: divides the scores.
 
@@ -287,7 +286,6 @@ class SasrecSettings:
     attention: str = "softmax"
     dropout_input: float = 0.5
     dropout_blocks: float = 0.5
-    projection: bool = True
     normalise: bool = False
     temperature: float = 1.0
 

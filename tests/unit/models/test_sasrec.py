@@ -17,7 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "learnt": {},
     "rotary": {"positions": "rotary", "activation": "swiglu", "attention": "sdpa"},
     "cosines": {"normalise": True, "temperature": 0.1, "num_layers": 1},
-    "no blocks": {"num_layers": 0, "projection": False},
+    "no blocks": {"num_layers": 0},
 }
 
 
@@ -86,7 +86,7 @@ class TestSasrec:
 
 @torch.no_grad()
 def test_without_blocks_it_is_the_last_item_and_its_place() -> None:
-    model, rows = make(num_layers=0, projection=False), histories()
+    model, rows = make(num_layers=0), histories()
     assert model.positions is not None
     for row in rows:
         x = model.item_embeddings[row[-1]] * 4 + model.positions[T - 1]
