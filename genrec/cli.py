@@ -39,7 +39,7 @@ class Verb:
     @property
     def folder(self) -> str:
         """Where its named configurations are."""
-        return "recipes" if self.root is recipe.RecipeConfig else self.name
+        return {recipe.RecipeConfig: "recipes", training.TrainConfig: "train"}.get(self.root, self.name)  # type: ignore[arg-type]
 
 
 VERBS = (
@@ -68,6 +68,7 @@ VERBS = (
     Verb("embed", schema.EmbedConfig, "embed", "embed", "Item text or signals -> vectors."),
     Verb("tokenize", training.TokenizeConfig, "tokenizer", "tokenize", "Embeddings -> semantic IDs and their health."),
     Verb("train", training.TrainConfig, "train", "train", "Semantic IDs -> a recommender.", resumable=True),
+    Verb("find-lr", training.TrainConfig, "find_rate", "find_rate", "The words of train -> a learning rate for it."),
     Verb("fuse", fusion.FuseConfig, "fuse", "fuse", "A generative and a dense recommender -> their hybrid."),
     Verb(
         "evaluate",

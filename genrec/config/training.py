@@ -202,6 +202,12 @@ class OptimizerSection:
     final_rate: float = key("rate at the end, as a share of the highest", 0.05, minimum=0, maximum=1)
     batch_size: int = key("histories a step", 64, minimum=1)
     clip_norm: float | None = key("largest gradient norm; null: none", 1.0, minimum=0)
+    average: float | None = key(
+        "decay of a moving average of the weights (0.999, say), validated and saved in their place; null: none",
+        None,
+        minimum=0,
+        maximum=0.999999,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

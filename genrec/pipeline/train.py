@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,26 @@ logger = logging.getLogger(__name__)
 MOST_PREFIX_CASES = 1000
 
 
-def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
-    """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
+class Ready(NamedTuple):
+    """All that training needs, before the first step.
+
+    Attributes:
+        dataset: what is trained on.
+        counts: training interactions of each item.
+        setup: the model, its objective and its search.
+        stream: the batches.
+        task: what a step does.
+    """
+
+    dataset: Dataset
+    counts: np.ndarray
+    setup: Setup
+    stream: BatchStream
+    task: RecommenderTask
+
+
+def prepare_training(config: training.TrainConfig) -> Ready:
+    """Reads the inputs and builds what is trained."""
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
@@ -58,9 +76,12 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         max_length=config.model.history_length,
         seed=fold_in(config.seed, 1),
     )
-    task = _build_task(config, setup, stream)
-    metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
-    options = FitOptions(
+    return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
+
+
+def fit_options(config: training.TrainConfig, metric: str, *, validate_first: bool) -> FitOptions:
+    """How the loop trains."""
+    return FitOptions(
         max_epochs=config.stopping.max_epochs,
         validate_every=config.stopping.validate_every,
         patience=config.stopping.patience,
@@ -69,8 +90,16 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         accelerator=config.accelerator,
         clip_norm=config.optimizer.clip_norm,
         seed=fold_in(config.seed, 2),
-        validate_first=setup.initial is not None,
+        validate_first=validate_first,
+        average=config.optimizer.average,
     )
+
+
+def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
+    """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
+    dataset, counts, setup, stream, task = prepare_training(config)
+    metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
+    options = fit_options(config, metric, validate_first=setup.initial is not None)
     places = ("run", "dataset", "semantic_ids", "initial")  # the inputs' identities are compared, not where they are
     with RunDirectory.open(
         config.run,

@@ -16,6 +16,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from genrec.errors import ArtifactError
 from genrec.files import writing
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in
+from genrec.training.averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class FitOptions:
         clip_norm: largest gradient norm; None: no clipping.
         seed: of batches and dropout.
         validate_first: validate before the first step too, so that the weights at the start may turn out the best.
+        average: decay of a moving average of the weights, which is validated and kept in their place; None: none.
     """
 
     max_epochs: int
@@ -60,6 +63,7 @@ class FitOptions:
     clip_norm: float | None = 1.0
     seed: int = 0
     validate_first: bool = False
+    average: float | None = None
 
 
 @dataclass
@@ -136,13 +140,13 @@ def fit(
             limit_val_batches=0,
             default_root_dir=run.path,
         )
-        trainer.fit(task, _Stretches(stream, every, total_steps, state))
+        trainer.fit(task, Stretches(stream, every, total_steps, state))
     _, tensors = _load(folder / "best.pt")
     task.load_state_dict(tensors["model"])
     return state
 
 
-class _Stretches:
+class Stretches:
     """The batches from the present step to the end of its stretch."""
 
     def __init__(self, stream: BatchStream, every: int, total_steps: int, state: TrainingState) -> None:
@@ -193,10 +197,15 @@ class _Stretch(Callback):
         self.options = options
         self.total = total
         self.tell = tell
+        self.average: WeightAverage | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.options.average is not None:
+            self.average = WeightAverage(pl_module, self.options.average)
         if self.tensors is not None:
             pl_module.load_state_dict(self.tensors["model"])
+            if self.average is not None:
+                self.average.load(self.tensors["average"])
             trainer.optimizers[0].load_state_dict(self.tensors["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.tensors["scheduler"])
             self.tensors = None
@@ -217,6 +226,8 @@ class _Stretch(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.state.step += 1
+        if self.average is not None:
+            self.average.update(pl_module, self.state.step)
         self.num_batches += 1
         self.num_targets += int(batch["is_target"].sum())
         for name, value in outputs.items():
@@ -232,10 +243,12 @@ class _Stretch(Callback):
     def _conclude(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, losses: Mapping[str, float], **speed: float
     ) -> None:
-        pl_module.eval()
-        with torch.inference_mode():
-            metrics = dict(self.validate())
-        pl_module.train()
+        with nullcontext() if self.average is None else self.average.in_place(pl_module):
+            pl_module.eval()
+            with torch.inference_mode():
+                metrics = dict(self.validate())
+            pl_module.train()
+            self._keep_best(pl_module, metrics[self.options.metric])
         record = {
             "step": self.state.step,
             "learning_rate": max(group["lr"] for group in trainer.optimizers[0].param_groups),
@@ -244,27 +257,29 @@ class _Stretch(Callback):
             **speed,
         }
         self.run.log_metrics(record)
-        self._keep(trainer, pl_module, metrics[self.options.metric])
+        self._keep_last(trainer, pl_module.state_dict())
         self.run.update(step=self.state.step, message=f"best {self.options.metric} {self.state.best_metric:.4f}")
         logger.info("%s", record)
 
-    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, metric: float) -> None:
-        state, folder = self.state, self.run.path / "checkpoints"
+    def _keep_best(self, pl_module: pl.LightningModule, metric: float) -> None:
+        state = self.state
         is_best = metric > state.best_metric
         state.num_waited = 0 if is_best else state.num_waited + 1
-        model = pl_module.state_dict()
         if is_best:
             state.best_metric, state.best_step = metric, state.step
-            _save(folder / "best.pt", state, {"model": model})
+            _save(self.run.path / "checkpoints" / "best.pt", state, {"model": pl_module.state_dict()})
+
+    def _keep_last(self, trainer: pl.Trainer, model: dict[str, Any]) -> None:
+        """After the best: a kill between the two repeats this stretch, best included."""
         tensors = {
             "model": model,
             "optimizer": trainer.optimizers[0].state_dict(),
             "scheduler": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
         }
-        _save(
-            folder / "last.pt", state, tensors
-        )  # after best: a kill between the two repeats this stretch, best included
-        trainer.should_stop = state.is_over(self.total, self.options.patience)
+        if self.average is not None:
+            tensors["average"] = self.average.tensors
+        _save(self.run.path / "checkpoints" / "last.pt", self.state, tensors)
+        trainer.should_stop = self.state.is_over(self.total, self.options.patience)
 
 
 def _save(path: Path, state: TrainingState, tensors: dict[str, Any]) -> None:

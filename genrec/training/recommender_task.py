@@ -84,14 +84,19 @@ class RecommenderTask(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and a rate that is a function of the step."""
-        optimizer = torch.optim.AdamW(
+        # Lightning does not clip the gradients of a fused optimiser under mixed precision.
+        optimizer = self.build_optimizer(fused="mixed" not in self.trainer.precision)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def build_optimizer(self, *, fused: bool = True) -> torch.optim.Optimizer:
+        """AdamW on the parameter groups, at the highest rate."""
+        return torch.optim.AdamW(
             [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in self.parameter_groups],
             lr=self.learning_rate,
             betas=(0.9, 0.98),
-            fused="mixed" not in self.trainer.precision,  # Lightning does not clip gradients of fused optimisers there
+            fused=fused,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
         """The rate of a step as a share of the highest."""

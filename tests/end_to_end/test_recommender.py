@@ -211,6 +211,16 @@ def test_unhealthy_tables_do_not_pass_the_gate(road: Path, tmp_path: Path) -> No
     assert "came without semantic IDs" in line
 
 
+def test_a_learning_rate_is_suggested_and_nothing_is_left(road: Path, tmp_path: Path) -> None:
+    words = ["find-lr", *train_words(road, tmp_path / "run")[1:]]
+    found = works(*words)
+    assert not (tmp_path / "run").exists()
+    rates, losses = found["rates"], found["losses"]
+    assert rates[0] < found["suggestion"] < rates[-1]  # type: ignore[index,operator]
+    assert len(rates) == len(losses) > 20  # type: ignore[arg-type]
+    assert works(*words) == found
+
+
 def test_half_precision_trains_with_clipped_gradients(road: Path, tmp_path: Path) -> None:
     found = works(*train_words(road, tmp_path / "run", "precision=bf16-mixed", "stopping.max_epochs=1"))
     assert found["last_step"] > 0  # type: ignore[operator]

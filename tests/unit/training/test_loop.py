@@ -58,6 +58,7 @@ def validate():
 options = FitOptions(
     max_epochs=4, validate_every=every, patience=patience, seed=5, accelerator="cpu",
     validate_first=bool(os.environ.get("FIRST")),
+    average=0.9,  # without one: test_recommender.py
 )
 with RunDirectory.open(folder, command="train", config_text="a: 1\\n", resume=bool(os.environ.get("RESUMED"))) as run:
     if kill == -3 and not run.resumed:
