@@ -37,7 +37,10 @@ def works(*words: str) -> dict[str, object]:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize(("name", "folder", "counts", "more"), DATA, ids=[row[0] for row in DATA])
+@pytest.mark.parametrize(
+    ("name", "folder", "counts", "more"),
+    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] == "ml_1m")) for row in DATA],
+)
 def test_raw_files_to_a_table(
     name: str, folder: str, counts: tuple[int, int, int], more: list[str], data_root: Path, tmp_path: Path
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_memory_goes_through_training_search_and_files(
 
 
 def test_killed_training_goes_on_bit_equal(road: Path, with_memory: Path, tmp_path: Path) -> None:
-    """With a memory, sampled negatives and weights that are carried on; without, see test_warm_start."""
+    """With a memory, sampled negatives and weights that are carried on; without, see test_warm_start (slow)."""
     words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run", *MEMORY)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ))
     metrics = tmp_path / "run" / "metrics.jsonl"

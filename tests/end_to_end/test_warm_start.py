@@ -233,6 +233,7 @@ def test_a_dry_run_shows_what_would_be_taken_over(road: Path, warm: str, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_killed_training_goes_on_bit_equal_and_with_the_same_start_only(road: Path, warm: str, tmp_path: Path) -> None:
     works(*train(road, "late", tmp_path / "whole", 4, warm))
     run, words = tmp_path / "run", train(road, "late", tmp_path / "run", 4, warm)

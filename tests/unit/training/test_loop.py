@@ -105,7 +105,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 KILLS = {"first": 0, "record": -3, "middle": 7, "boundary": 10, "validation": -2, "last": 23}
-SLOW = ("first", "record", "boundary", "last")  # two processes each, which import Lightning
+SLOW = ("first", "record", "boundary", "validation", "last")  # two processes each, which import Lightning
 
 
 @pytest.mark.parametrize(
