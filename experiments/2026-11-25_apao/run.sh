@@ -15,7 +15,7 @@ if [ ! -f work/ids/manifest.json ]; then
 fi
 
 train() { # name key=value ...
-  [ -f results/train_$1.json ] && return
+  [ -f results/train_$1.json ] && [ -d work/$1/recommender ] && return
   rm -rf work/$1
   "$genrec" train dataset=work/office semantic_ids=work/ids run=work/$1 stopping.prefix_negatives=100 \
     stopping.max_cases=null accelerator=cpu "${@:2}" --json > work/$1.json
@@ -90,7 +90,7 @@ if [ "${1:-}" = tables ]; then # whatever has been trained, each kind and seed a
     for seed in 0 1 2; do
       names=()
       for name in ce msl apao apao_msl pair pair_msl; do
-        [ -f results/train_${kind}_${name}_$seed.json ] && names+=(${kind}_${name}_$seed)
+        [ -d work/${kind}_${name}_$seed/recommender ] && names+=(${kind}_${name}_$seed)
       done
       [ ${#names[@]} -gt 1 ] || continue
       evaluate evaluation_${kind}_$seed "${names[@]}"
