@@ -142,23 +142,11 @@ class CodeDecoder(nn.Module):
         decoded = self._decode(torch.cat(inputs)).split([len(part) for part in inputs])
         levels = self._joint_scores(trie, decoded[0], users, tree, memory, with_means=with_means)
         for level, inner in zip(later, decoded[1:], strict=True):
-            chosen = rows[level]
-            owners, nodes = tree.owners[level][chosen], tree.nodes[level][chosen]
-            place = torch.full_like(tree.nodes[level], -1).index_copy(0, chosen, torch.arange(len(chosen)).to(chosen))
-            parents = place[tree.parents[level + 1]]
-            pairs = (parents >= 0).nonzero().squeeze(1)
-            found = self.scores.of_pairs(
-                trie,
-                level,
-                Prefixes(inner, inner + users.state.index_select(0, owners), nodes),
-                parents[pairs],
-                tree.nodes[level + 1][pairs],
-                terms=_terms(trie, level, users, owners, memory),
-                with_means=with_means,
-            )
-            empty = users.state.new_zeros(len(parents), dtype=torch.float32)
-            means = None if found.means is None else empty.index_put((pairs,), found.means)
-            levels.append(PairScores(empty.index_put((pairs,), found.log_probs), means))
+            owners = tree.owners[level][rows[level]]
+            queries = inner + users.state.index_select(0, owners)
+            terms = _terms(trie, level, users, owners, memory)
+            of_level = (level, tree, rows[level], inner, queries)
+            levels.append(self.scores.of_tree(trie, *of_level, terms=terms, with_means=with_means))
         return gather_items(tree, levels)
 
     def start(

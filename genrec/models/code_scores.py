@@ -24,6 +24,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genrec.models.node_embeddings import NodeEmbeddings, child_pairs
+from genrec.models.prefix_tree import PrefixTree
 from genrec.models.transformer import Dropout
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -154,6 +155,59 @@ class CodeScores:
             sums = log_probs.masked_fill(log_probs == -torch.inf, 0.0).sum(dim=1)
             means = (sums / counts)[parents]
         return PairScores(_pick(log_probs, parents, columns), means)
+
+    def of_tree(
+        self,
+        trie: SemanticIdTrie,
+        level: int,
+        tree: PrefixTree,
+        rows: Int64[Tensor, " R"],
+        decoded: Float[Tensor, "R D"],
+        queries: Float[Tensor, "R D"],
+        *,
+        terms: Terms | None = None,
+        with_means: bool = False,
+    ) -> PairScores:
+        """`of_pairs` for every prefix of `level` + 1 codes of a tree; 0 below prefixes that are not among `rows`.
+
+        Args:
+            trie: the catalogue.
+            level: codes that the prefixes have.
+            tree: of the candidates.
+            rows: the prefixes that were read; those that leave no choice are not computed, and need not be among them.
+            decoded: d of each of these.
+            queries: q of each.
+            terms: further terms, of pairs whose row is a place in `rows`.
+            with_means: for label smoothing.
+        """
+        has_choice = self.has_choice(trie, level, tree.nodes[level][rows])
+        if not bool(has_choice.all()):
+            assert terms is None, "terms of rows that are left out"
+            chosen = has_choice.nonzero().squeeze(1)
+            rows, decoded, queries = (part.index_select(0, chosen) for part in (rows, decoded, queries))
+        place = torch.full_like(tree.nodes[level], -1)
+        place = place.index_copy(0, rows, torch.arange(len(rows), device=rows.device))
+        parents = place[tree.parents[level + 1]]
+        pairs = (parents >= 0).nonzero().squeeze(1)
+        found = self.of_pairs(
+            trie,
+            level,
+            Prefixes(decoded, queries, tree.nodes[level][rows]),
+            parents[pairs],
+            tree.nodes[level + 1][pairs],
+            terms=terms,
+            with_means=with_means,
+        )
+        empty = found.log_probs.new_zeros(len(parents))
+        means = None if found.means is None else empty.index_put((pairs,), found.means)
+        return PairScores(empty.index_put((pairs,), found.log_probs), means)
+
+    def rows_to_read(self, trie: SemanticIdTrie, tree: PrefixTree) -> list[Int64[Tensor, " R"]]:
+        """The prefixes of 0 to L - 1 codes of a tree that leave a choice, and those on the way to them."""
+        is_needed = [self.has_choice(trie, level, nodes) for level, nodes in enumerate(tree.nodes[:-1])]
+        for depth in reversed(range(1, trie.num_levels)):
+            is_needed[depth - 1][tree.parents[depth][is_needed[depth]]] = True
+        return [needed.nonzero().squeeze(1) for needed in is_needed]
 
     def of_children(
         self,

@@ -30,16 +30,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from genrec.models.code_scores import CodeScores, PairScores, Prefixes
-from genrec.models.flat_tokens import (
-    FlatTokens,
-    continued,
-    group_parameters,
-    last_items,
-    lay_out,
-    score_continuations,
-    target_rows,
-)
+from genrec.models.code_scores import CodeScores, Prefixes
+from genrec.models.flat_tokens import FlatTokens, continued, score_continuations
 from genrec.models.llama import KeysValues, Llama, share_heads
 from genrec.models.node_embeddings import NodeEmbeddings, normal_table
 from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
@@ -48,9 +40,11 @@ from genrec.models.recommender import (
     ParameterGroup,
     check_levels,
     gather_items,
+    group_parameters,
     read_settings,
     score_each_target,
 )
+from genrec.models.rows import last_items, lay_out, target_rows
 from genrec.models.settings import DecoderOnlySettings
 from genrec.models.transformer import Dropout
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -189,10 +183,6 @@ class DecoderOnlyRecommender(nn.Module):
         """Loads the weights of the same model over another version of the catalogue; see `Recommender`."""
         self.load_state_dict(self.tokens.adapted_state(state, places, self.trie, prefix="tokens."))
 
-    def forward(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
-        """Log-probabilities of `score_targets`."""
-        return self.score_targets(histories, targets).log_probs
-
     def score_targets(
         self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
     ) -> ItemScores:
@@ -224,20 +214,12 @@ class DecoderOnlyRecommender(nn.Module):
         position; equal prefixes of a position are one token. Prefixes below which nothing is to choose are not read.
         """
         tree, levels, branch = build_prefix_tree(self.trie, items), [], None
-        for level, rows in enumerate(self._rows_to_read(tree)):
+        for level, rows in enumerate(self.scores.rows_to_read(self.trie, tree)):
             if level:
                 states, branch = self._grow(context, tree, level, rows, branch)
             else:
                 states = context.states[rows]
-            place = torch.full_like(tree.nodes[level], -1).index_copy(0, rows, torch.arange(len(rows)).to(rows))
-            parents = place[tree.parents[level + 1]]
-            pairs = (parents >= 0).nonzero().squeeze(1)
-            prefixes = Prefixes(states, states, tree.nodes[level][rows])
-            children = tree.nodes[level + 1][pairs]
-            found = self.scores.of_pairs(self.trie, level, prefixes, parents[pairs], children, with_means=with_means)
-            empty = found.log_probs.new_zeros(len(parents))
-            means = None if found.means is None else empty.index_put((pairs,), found.means)
-            levels.append(PairScores(empty.index_put((pairs,), found.log_probs), means))
+            levels.append(self.scores.of_tree(self.trie, level, tree, rows, states, states, with_means=with_means))
         return gather_items(tree, levels)
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Histories:
@@ -273,13 +255,6 @@ class DecoderOnlyRecommender(nn.Module):
         decoded, lines = self.stack.extend(tokens, places, histories.layers, is_seen.unsqueeze(1), lines)
         log_probs = self.scores.of_children(self.trie, level, Prefixes(decoded, decoded, nodes))
         return log_probs, Beams(histories, lines)
-
-    def _rows_to_read(self, tree: PrefixTree) -> list[Int64[Tensor, " R"]]:
-        """The prefixes of 0 to L - 1 codes that leave a choice, and those on the way to them."""
-        is_needed = [self.scores.has_choice(self.trie, level, nodes) for level, nodes in enumerate(tree.nodes[:-1])]
-        for depth in reversed(range(1, self.trie.num_levels)):
-            is_needed[depth - 1][tree.parents[depth][is_needed[depth]]] = True
-        return [needed.nonzero().squeeze(1) for needed in is_needed]
 
     def _grow(
         self, context: Histories, tree: PrefixTree, depth: int, rows: Int64[Tensor, " R"], above: Branch | None

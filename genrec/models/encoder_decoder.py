@@ -27,18 +27,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from genrec.models.code_scores import CodeScores, PairScores, Prefixes
-from genrec.models.flat_tokens import group_parameters, last_items, lay_out, target_rows
-from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows
+from genrec.models.code_scores import CodeScores, Prefixes
+from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, mark_rows
 from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
 from genrec.models.recommender import (
     ItemScores,
     ParameterGroup,
     check_levels,
     gather_items,
+    group_parameters,
     read_settings,
     score_each_target,
 )
+from genrec.models.rows import last_items, lay_out, target_rows
 from genrec.models.settings import EncoderDecoderSettings
 from genrec.models.t5 import Decoder, Encoder, Memory, OwnTokens, Rows, T5Size
 from genrec.models.transformer import Dropout
@@ -154,11 +155,7 @@ class EncoderDecoderRecommender(nn.Module):
 
     def mark_trained(self, history_items: Bool[Tensor, " N"], target_items: Bool[Tensor, " N"]) -> None:
         """Lets vectors of items and nodes count, which would be without effect otherwise; see `Recommender`."""
-        history_items = history_items.to(self.trie.device)
-        if self.item_embeddings is None:
-            self.item_is_trained |= history_items
-        else:
-            mark_rows(self.item_embeddings, self.item_is_trained, history_items)
+        mark_rows(self.item_embeddings, self.item_is_trained, history_items)
         items = target_items.to(self.trie.device).nonzero().squeeze(1)
         self.node_embeddings.mark_trained(self.trie.path_nodes(items))
 
@@ -172,13 +169,8 @@ class EncoderDecoderRecommender(nn.Module):
 
     def load_adapted(self, state: Mapping[str, Tensor], places: Int64[Tensor, " _"]) -> None:
         """Loads the weights of the same model over another version of the catalogue; see `Recommender`."""
-        adapted, inner = dict(state), "node_embeddings."
-        for name in ("item_embeddings", "item_is_trained"):
-            if name in state:
-                adapted[name] = move_rows(state[name], places.to(state[name].device), self.trie.num_items)
-        nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
-        nodes = self.node_embeddings.adapted_state(nodes, self.trie)
-        self.load_state_dict(adapted | {inner + name: tensor for name, tensor in nodes.items()})
+        nodes, items = ("node_embeddings", self.node_embeddings), ("item_embeddings", "item_is_trained")
+        self.load_state_dict(adapt_state(state, places, self.trie, nodes=nodes, items=items))
 
     def score_targets(
         self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
@@ -281,32 +273,14 @@ class EncoderDecoderRecommender(nn.Module):
 
     def _score_group(self, group: Group, items: Int64[Tensor, "p C"], *, with_means: bool) -> ItemScores:
         tree = build_prefix_tree(self.trie, items)
-        read = self._rows_to_read(tree)
-        levels = []
+        read = self.scores.rows_to_read(self.trie, tree)
+        read[0] = torch.arange(len(items), device=items.device)  # the roots always, so that every weight has a gradient
         hidden, _ = self.decoder(self._inputs(tree, read), self._lay_out(group, tree, read), group.memories)
-        for level, decoded in enumerate(hidden.split([len(rows) for rows in read])):
-            nodes = tree.nodes[level][read[level]]
-            scored = self.scores.has_choice(self.trie, level, nodes).nonzero().squeeze(1)
-            place = torch.full_like(tree.nodes[level], -1)
-            place[read[level][scored]] = torch.arange(len(scored), device=scored.device)
-            parents = place[tree.parents[level + 1]]
-            pairs = (parents >= 0).nonzero().squeeze(1)
-            decoded = decoded.index_select(0, scored)
-            prefixes = Prefixes(decoded, decoded, nodes[scored])
-            children = tree.nodes[level + 1][pairs]
-            found = self.scores.of_pairs(self.trie, level, prefixes, parents[pairs], children, with_means=with_means)
-            empty = found.log_probs.new_zeros(len(parents))
-            means = None if found.means is None else empty.index_put((pairs,), found.means)
-            levels.append(PairScores(empty.index_put((pairs,), found.log_probs), means))
+        levels = [
+            self.scores.of_tree(self.trie, level, tree, rows, decoded, decoded, with_means=with_means)
+            for level, (rows, decoded) in enumerate(zip(read, hidden.split([len(rows) for rows in read]), strict=True))
+        ]
         return gather_items(tree, levels)
-
-    def _rows_to_read(self, tree: PrefixTree) -> list[Int64[Tensor, " R"]]:
-        """The prefixes of 0 to L - 1 codes that leave a choice, and those on the way to them; always the roots."""
-        is_needed = [self.scores.has_choice(self.trie, level, nodes) for level, nodes in enumerate(tree.nodes[:-1])]
-        for depth in reversed(range(1, self.trie.num_levels)):
-            is_needed[depth - 1][tree.parents[depth][is_needed[depth]]] = True
-        is_needed[0][:] = True
-        return [needed.nonzero().squeeze(1) for needed in is_needed]
 
     def _inputs(self, tree: PrefixTree, read: list[Int64[Tensor, " R"]]) -> Float[Tensor, "n D"]:
         """The last token of each prefix that is read, depth by depth."""

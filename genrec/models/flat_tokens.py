@@ -13,8 +13,7 @@ before its last code has been predicted. Must not know networks or losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +21,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from genrec.models.code_scores import CodeScores, Prefixes
-from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows, normal_table
-from genrec.models.recommender import ItemScores, ParameterGroup
+from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, mark_rows, normal_table
+from genrec.models.recommender import ItemScores
 from genrec.models.transformer import Dropout
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -68,20 +67,13 @@ class FlatTokens(nn.Module):
         self, trie: SemanticIdTrie, history_items: Bool[Tensor, " N"], target_items: Bool[Tensor, " N"]
     ) -> None:
         """Lets I of `history_items` and E of the nodes on the paths of `target_items` count; see `Recommender`."""
-        history_items = history_items.to(trie.device)
-        if self.items is None:
-            self.item_is_trained |= history_items
-        else:
-            mark_rows(self.items, self.item_is_trained, history_items)
+        mark_rows(self.items, self.item_is_trained, history_items)
         self.nodes.mark_trained(trie.path_nodes(target_items.to(trie.device).nonzero().squeeze(1)))
 
     def adapted_state(
         self, state: Mapping[str, Tensor], places: Int64[Tensor, " _"], trie: SemanticIdTrie, *, prefix: str
     ) -> dict[str, Tensor]:
-        """The `state_dict` of a model, with the rows of its tokens moved to another catalogue's; see `Recommender`.
-
-        Node vectors follow the codes of their prefixes. New nodes and items start at 0 and do not count until
-        `mark_trained` says so.
+        """The `state_dict` of a model, with the rows of its tokens moved to another catalogue's; see `adapt_state`.
 
         Args:
             state: of the model over the other catalogue.
@@ -89,65 +81,14 @@ class FlatTokens(nn.Module):
             trie: of the catalogue here.
             prefix: of the names of this module in `state`.
         """
-        adapted, inner = dict(state), f"{prefix}nodes."
-        for name in (f"{prefix}items", f"{prefix}item_is_trained"):
-            if name in state:
-                adapted[name] = move_rows(state[name], places.to(state[name].device), trie.num_items)
-        nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
-        return adapted | {inner + name: tensor for name, tensor in self.nodes.adapted_state(nodes, trie).items()}
+        items = (f"{prefix}items", f"{prefix}item_is_trained")
+        return adapt_state(state, places, trie, nodes=(f"{prefix}nodes", self.nodes), items=items)
 
     def _vectors(self, trie: SemanticIdTrie, level: int, nodes: Int64[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
         vectors = F.embedding(trie.child_codes[level][nodes], self.codes[level])
         if level in self.nodes.levels:
             vectors = vectors + self.nodes.look_up(level, nodes)
         return vectors
-
-
-class Grid(NamedTuple):
-    """Things that belong to rows of a batch, laid out as a rectangle whose rows may end in padding.
-
-    Attributes:
-        rows, slots: where each of them stands.
-        shape: of the rectangle.
-    """
-
-    rows: Int64[Tensor, " R"]
-    slots: Int64[Tensor, " R"]
-    shape: tuple[int, int]
-
-    def place(self, values: Tensor) -> Tensor:
-        """[R, ...] -> [B, Q, ...], 0 in the padding."""
-        empty = values.new_zeros(*self.shape, *values.shape[1:])
-        return empty.index_put((self.rows, self.slots), values)
-
-    def take(self, table: Tensor) -> Tensor:
-        """[B, Q, ...] -> [R, ...]."""
-        return table[self.rows, self.slots]
-
-
-def lay_out(rows: Int64[Tensor, " R"], num_rows: int) -> Grid:
-    """Where things go whose rows are given in ascending order.
-
-    >>> grid = lay_out(torch.tensor([0, 2, 2]), 3)
-    >>> grid.shape, grid.place(torch.tensor([5, 6, 7])).tolist()
-    ((3, 2), [[5, 0], [0, 0], [6, 7]])
-    """
-    counts = torch.bincount(rows, minlength=num_rows)
-    slots = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    return Grid(rows, slots, (num_rows, int(counts.max()) if num_rows else 0))
-
-
-def target_rows(
-    histories: Int64[Tensor, "B T"], is_target: Bool[Tensor, "B T"]
-) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"]]:
-    """The row of each target, and how many items it follows.
-
-    >>> rows, counts = target_rows(torch.tensor([[5, 6], [-1, -1]]), torch.tensor([[False, True], [True, False]]))
-    >>> rows.tolist(), counts.tolist()
-    ([0, 1], [2, 0])
-    """
-    rows, column = is_target.nonzero(as_tuple=True)
-    return rows, torch.where(histories[rows, 0] >= 0, column + 1, 0)
 
 
 def continued(histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Int64[Tensor, "B T1"] | None:
@@ -164,21 +105,6 @@ def continued(histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) ->
     if bool(((follows >= 0) & (read >= 0) & (follows != read)).any()):
         return None
     return torch.where(read >= 0, read, follows)
-
-
-def last_items(
-    histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"], limit: int
-) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
-    """The last `limit` items of each history, and how many there are.
-
-    >>> items, lengths = last_items(torch.tensor([[1, 2, 3], [4, -1, -1]]), torch.tensor([3, 1]), 2)
-    >>> items.tolist(), lengths.tolist()
-    ([[2, 3], [4, -1]], [2, 1])
-    """
-    if histories.shape[1] <= limit:
-        return histories, lengths
-    start = (lengths - limit).clamp(min=0)
-    return histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device)), lengths - start
 
 
 def score_continuations(
@@ -206,30 +132,3 @@ def score_continuations(
         return zeros.index_put((is_target,), torch.stack(values, dim=1))
 
     return ItemScores(place(log_probs), place(means) if with_means else None)
-
-
-def group_parameters(
-    model: nn.Module,
-    *,
-    nodes: Iterable[nn.Parameter],
-    items: Iterable[nn.Parameter],
-    decays: tuple[float, float, float],
-) -> list[ParameterGroup]:
-    """All parameters of a model, each once: matrices of its networks, node vectors, item vectors, the rest (undecayed).
-
-    Args:
-        model: whose linear layers have the matrices.
-        nodes: vectors of trie nodes.
-        items: vectors of items.
-        decays: of the matrices, the nodes and the items.
-    """
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    matrices = [module.weight for module in linear]
-    members = {"matrices": matrices, "nodes": list(nodes), "items": list(items)}
-    grouped = {id(parameter) for group in members.values() for parameter in group}
-    members["rest"] = [parameter for parameter in model.parameters() if id(parameter) not in grouped]
-    return [
-        ParameterGroup(name=name, params=params, weight_decay=decay)
-        for (name, params), decay in zip(members.items(), (*decays, 0.0), strict=True)
-        if params
-    ]

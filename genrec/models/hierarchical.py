@@ -26,8 +26,16 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 from genrec.models.code_decoder import CodeDecoder, DecoderState, Users
-from genrec.models.node_embeddings import NodeEmbeddings, mark_rows, move_rows, normal_table
-from genrec.models.recommender import ItemScores, ParameterGroup, check_levels, read_settings, score_each_target
+from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, mark_rows, normal_table
+from genrec.models.recommender import (
+    ItemScores,
+    ParameterGroup,
+    check_levels,
+    group_parameters,
+    read_settings,
+    score_each_target,
+)
+from genrec.models.rows import last_items
 from genrec.models.settings import HierarchicalSettings, MemorySettings
 from genrec.models.transformer import NORM_EPS, Block, Dropout
 from genrec.models.transition_memory import TransitionMemory, strongest, sum_in_trie_order
@@ -123,11 +131,7 @@ class HierarchicalRecommender(nn.Module):
 
         To be called before training, which would leave both without effect otherwise. What counted before still does.
         """
-        history_items = history_items.to(self.trie.device)
-        if self.item_embeddings is None:
-            self.item_is_trained |= history_items
-        else:
-            mark_rows(self.item_embeddings, self.item_is_trained, history_items)
+        mark_rows(self.item_embeddings, self.item_is_trained, history_items)
         items = target_items.to(self.trie.device).nonzero().squeeze(1)
         self.node_embeddings.mark_trained(self.trie.path_nodes(items))
 
@@ -141,20 +145,10 @@ class HierarchicalRecommender(nn.Module):
     def parameter_groups(
         self, *, weight_decay: float, node_weight_decay: float = 0.0, item_weight_decay: float = 0.0
     ) -> list[ParameterGroup]:
-        """All parameters, each once: matrices of the networks, node vectors, item vectors, the rest (undecayed)."""
-        nodes = list(self.node_embeddings.parameters())
+        """All parameters, each once; see `group_parameters`."""
         items = [table for table in (self.item_embeddings, self.transition_embeddings) if table is not None]
-        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        matrices = [parameter for module in linear for parameter in module.parameters()]
-        decayed = {id(parameter) for parameter in (*nodes, *items, *matrices)}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in decayed]
-        groups = [
-            ParameterGroup(name="matrices", params=matrices, weight_decay=weight_decay),
-            ParameterGroup(name="nodes", params=nodes, weight_decay=node_weight_decay),
-            ParameterGroup(name="items", params=items, weight_decay=item_weight_decay),
-            ParameterGroup(name="rest", params=rest, weight_decay=0.0),
-        ]
-        return [group for group in groups if group["params"]]
+        decays = (weight_decay, node_weight_decay, item_weight_decay)
+        return group_parameters(self, nodes=self.node_embeddings.parameters(), items=items, decays=decays)
 
     def load_adapted(self, state: Mapping[str, Tensor], places: Int64[Tensor, " _"]) -> None:
         """Loads the weights of the same model over another version of the catalogue.
@@ -167,17 +161,13 @@ class HierarchicalRecommender(nn.Module):
             state: `state_dict` of the other model.
             places: item_index here of each item there, -1 where it is gone.
         """
-        inner = "decoder.node_embeddings."
-        adapted = {name: tensor for name, tensor in state.items() if not name.startswith(inner)}
-        for name in ("item_embeddings", "transition_embeddings", "item_is_trained"):
-            if name in adapted:
-                adapted[name] = move_rows(adapted[name], places.to(adapted[name].device), self.trie.num_items)
-        nodes = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
-        nodes = self.node_embeddings.adapted_state(nodes, self.trie)
+        nodes = ("decoder.node_embeddings", self.node_embeddings)
+        items = ("item_embeddings", "transition_embeddings", "item_is_trained")
+        adapted = adapt_state(state, places, self.trie, nodes=nodes, items=items)
         # The memory is made anew of the newer data; only its gains and floors are learnt.
         if self.memory is not None:
             adapted |= {f"memory.{name}": own for name, own in self.memory.named_buffers()}
-        self.load_state_dict(adapted | {inner + name: tensor for name, tensor in nodes.items()})
+        self.load_state_dict(adapted)
 
     def score_targets(
         self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
@@ -201,11 +191,7 @@ class HierarchicalRecommender(nn.Module):
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
         """The state of each user after the last `history_length` items."""
-        limit = self.settings.history_length
-        if histories.shape[1] > limit:
-            start = (lengths - limit).clamp(min=0)
-            histories = histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device))
-            lengths = lengths - start
+        histories, lengths = last_items(histories, lengths, self.settings.history_length)
         if histories.shape[1] == 0:
             histories = histories.new_full((len(histories), 1), -1)
         users, sums = self._read_last(histories, (lengths - 1).clamp(min=0)), None

@@ -32,14 +32,7 @@ from torch import Tensor, nn
 
 from genrec.errors import ConfigError, StorageError
 from genrec.models.code_scores import CodeScores, Prefixes
-from genrec.models.flat_tokens import (
-    FlatTokens,
-    continued,
-    group_parameters,
-    last_items,
-    score_continuations,
-    target_rows,
-)
+from genrec.models.flat_tokens import FlatTokens, continued, score_continuations
 from genrec.models.huggingface_readers import CausalReader, EncoderReader, Prompt
 from genrec.models.lora import add_lora, merge_lora
 from genrec.models.node_embeddings import NodeEmbeddings, normal_table
@@ -48,9 +41,11 @@ from genrec.models.recommender import (
     ParameterGroup,
     check_levels,
     gather_items,
+    group_parameters,
     read_settings,
     score_each_target,
 )
+from genrec.models.rows import last_items, target_rows
 from genrec.models.settings import PLACE_OF_HISTORY, HuggingFaceSettings, LoraSettings
 from genrec.models.transformer import Dropout
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -196,10 +191,6 @@ class HuggingFaceRecommender(nn.Module):
         """Adds what LoRA has learnt to the weights of the network, in place; facts say so afterwards."""
         merge_lora(self.reader.base)
         self.settings = HuggingFaceSettings(**{**vars(self.settings), "lora": LoraSettings()})
-
-    def forward(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Float[Tensor, "B T L"]:
-        """Log-probabilities of `score_targets`."""
-        return self.score_targets(histories, targets).log_probs
 
     def score_targets(
         self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False

@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from genrec.errors import ConfigError
-from genrec.models.flat_tokens import FlatTokens, lay_out, target_rows
+from genrec.models.flat_tokens import FlatTokens
 from genrec.models.prefix_tree import PrefixTree, build_prefix_tree
+from genrec.models.rows import lay_out, target_rows
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 _TOLERANCE = 1e-3  # of states whose coordinates are about 1

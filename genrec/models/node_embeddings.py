@@ -7,7 +7,7 @@ normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -149,12 +149,51 @@ def reindex_node_embeddings(
     return move_rows(weights, nodes, trie.num_nodes(prefixes.shape[1]))
 
 
-def mark_rows(table: Float[Tensor, "n D"], is_trained: Bool[Tensor, " n"], is_wanted: Bool[Tensor, " n"]) -> None:
-    """Lets the wanted rows of a table count from now on; those that did not yet start at small random values."""
-    rows = (is_wanted & ~is_trained).nonzero().squeeze(1)
-    with torch.no_grad():
-        table[rows] = torch.randn(len(rows), table.shape[1], device=table.device) * EMBEDDING_STD
+def mark_rows(
+    table: Float[Tensor, "n D"] | None, is_trained: Bool[Tensor, " n"], is_wanted: Bool[Tensor, " n"]
+) -> None:
+    """Lets the wanted rows of a table count from now on; those that did not yet start at small random values.
+
+    Args:
+        table: the rows; None: only what counts is noted down.
+        is_trained: which rows count, changed in place.
+        is_wanted: on any device.
+    """
+    is_wanted = is_wanted.to(is_trained.device)
+    if table is not None:
+        rows = (is_wanted & ~is_trained).nonzero().squeeze(1)
+        with torch.no_grad():
+            table[rows] = torch.randn(len(rows), table.shape[1], device=table.device) * EMBEDDING_STD
     is_trained |= is_wanted
+
+
+def adapt_state(
+    state: Mapping[str, Tensor],
+    places: Int64[Tensor, " n"],
+    trie: SemanticIdTrie,
+    *,
+    nodes: tuple[str, NodeEmbeddings],
+    items: Sequence[str],
+) -> dict[str, Tensor]:
+    """The `state_dict` of a model over another catalogue, moved to this one.
+
+    Node vectors follow the codes of their prefixes. New nodes and items are 0 and do not count until `mark_trained`
+    says so.
+
+    Args:
+        state: of the model over the other catalogue.
+        places: item_index here of each item there, -1 where it is gone.
+        trie: of the catalogue here.
+        nodes: name of the node vectors in the state, and those of the model here.
+        items: names of the tables with a row an item; those that the state does not have are left out.
+    """
+    prefix, embeddings = f"{nodes[0]}.", nodes[1]
+    adapted = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    for name in items:
+        if name in adapted:
+            adapted[name] = move_rows(adapted[name], places.to(adapted[name].device), trie.num_items)
+    there = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return adapted | {prefix + name: tensor for name, tensor in embeddings.adapted_state(there, trie).items()}
 
 
 def normal_table(*shape: int) -> nn.Parameter:

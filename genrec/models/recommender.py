@@ -6,7 +6,7 @@ Must not know configuration, files or search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar
 
@@ -148,6 +148,33 @@ class Recommender(Protocol):
     ) -> tuple[Float[Tensor, "B W M"], Any]:
         """Beams after `level` codes: log-probabilities of the children of each node, -inf as padding, and the state."""
         ...
+
+
+def group_parameters(
+    model: nn.Module,
+    *,
+    nodes: Iterable[nn.Parameter],
+    items: Iterable[nn.Parameter],
+    decays: tuple[float, float, float],
+) -> list[ParameterGroup]:
+    """All parameters of a model, each once: matrices of its networks, node vectors, item vectors, the rest (undecayed).
+
+    Args:
+        model: whose linear layers have the matrices.
+        nodes: vectors of trie nodes.
+        items: vectors of items.
+        decays: of the matrices, the nodes and the items.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    matrices = [module.weight for module in linear]
+    members = {"matrices": matrices, "nodes": list(nodes), "items": list(items)}
+    grouped = {id(parameter) for group in members.values() for parameter in group}
+    members["rest"] = [parameter for parameter in model.parameters() if id(parameter) not in grouped]
+    return [
+        ParameterGroup(name=name, params=params, weight_decay=decay)
+        for (name, params), decay in zip(members.items(), (*decays, 0.0), strict=True)
+        if params
+    ]
 
 
 def gather_items(tree: PrefixTree, levels: Sequence[PairScores]) -> ItemScores:

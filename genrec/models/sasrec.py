@@ -23,7 +23,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from genrec.models.node_embeddings import normal_table
-from genrec.models.recommender import ParameterGroup, read_settings
+from genrec.models.recommender import ParameterGroup, group_parameters, read_settings
+from genrec.models.rows import last_items
 from genrec.models.settings import SasrecSettings
 from genrec.models.transformer import NORM_EPS, Block, Dropout
 
@@ -88,17 +89,9 @@ class Sasrec(nn.Module):
     def parameter_groups(
         self, *, weight_decay: float, node_weight_decay: float = 0.0, item_weight_decay: float = 0.0
     ) -> list[ParameterGroup]:
-        """All parameters, each once: matrices of the networks, item vectors, the rest (undecayed)."""
-        linear = [module for module in self.modules() if isinstance(module, nn.Linear)]
-        matrices = [parameter for module in linear for parameter in module.parameters()]
-        decayed = {id(parameter) for parameter in (self.item_embeddings, *matrices)}
-        rest = [parameter for parameter in self.parameters() if id(parameter) not in decayed]
-        groups = [
-            ParameterGroup(name="matrices", params=matrices, weight_decay=weight_decay),
-            ParameterGroup(name="items", params=[self.item_embeddings], weight_decay=item_weight_decay),
-            ParameterGroup(name="rest", params=rest, weight_decay=0.0),
-        ]
-        return [group for group in groups if group["params"]]
+        """All parameters, each once; see `group_parameters`."""
+        decays = (weight_decay, node_weight_decay, item_weight_decay)
+        return group_parameters(self, nodes=(), items=[self.item_embeddings], decays=decays)
 
     def read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Query after each item; T is at most `history_length`. Positions of padding hold numbers without meaning."""
@@ -114,11 +107,7 @@ class Sasrec(nn.Module):
             histories: item_index, oldest first, padded with -1 at the end.
             lengths: items of each row.
         """
-        limit = self.settings.history_length
-        if histories.shape[1] > limit:
-            start = (lengths - limit).clamp(min=0)
-            histories = histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device))
-            lengths = lengths - start
+        histories, lengths = last_items(histories, lengths, self.settings.history_length)
         if histories.shape[1] == 0:
             return self.item_embeddings.new_zeros(len(histories), self.settings.width)
         x, places = self._inputs(histories), (lengths - 1).clamp(min=0)

@@ -86,11 +86,7 @@ class HierarchicalSettings:
     dropout_nodes: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.normalisation not in NORMALISATIONS:
-            expected = " or ".join(NORMALISATIONS)
-            raise ConfigError("unknown normalisation", expected=expected, found=repr(self.normalisation))
-        if not self.temperature > 0:
-            raise ConfigError("the temperature must be positive", found=self.temperature)
+        _check_common(self.normalisation, self.temperature, self.history_length)
         if self.joint_depth < 1:
             raise ConfigError("the joint depth must be positive", expected="1 or more", found=self.joint_depth)
         if self.joint_depth > 1 and not (self.node_embeddings and self.normalisation == "trie"):
@@ -100,8 +96,6 @@ class HierarchicalSettings:
                 found=f"{self.joint_depth}, {self.normalisation}, node_embeddings={self.node_embeddings}",
                 fix="model.joint_depth=1",
             )
-        if self.history_length < 1:
-            raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
 
 
 @dataclass(frozen=True)

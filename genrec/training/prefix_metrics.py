@@ -12,6 +12,7 @@ import torch
 
 from genrec.data.negatives import draw_items
 from genrec.data.sequences import Cases
+from genrec.decoding.catalogue_search import pad_rows
 from genrec.losses.prefix_aware import first_of_its_kind, prefix_ranks
 from genrec.models.recommender import Recommender
 
@@ -57,11 +58,9 @@ def prefix_metrics(model: Recommender, cases: Cases, *, num_negatives: int, seed
 
 def _windows(cases: Cases, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Histories padded on the right, and targets at their last position; an empty history is one -1."""
-    rows = cases.histories.tail(length)
-    row, value, age = rows.flat()
-    width = max(1, int(rows.lengths.max(initial=0)))
-    histories = np.full((len(cases), width), -1, dtype=np.int64)
-    targets = histories.copy()
-    histories[row, rows.lengths[row] - 1 - age] = value
-    targets[np.arange(len(cases)), np.maximum(rows.lengths - 1, 0)] = cases.target
-    return torch.from_numpy(histories), torch.from_numpy(targets)
+    histories, lengths = pad_rows(cases.histories.tail(length), torch.device("cpu"))
+    if histories.shape[1] == 0:
+        histories = histories.new_full((len(cases), 1), -1)
+    targets = torch.full_like(histories, -1)
+    targets[torch.arange(len(cases)), (lengths - 1).clamp(min=0)] = torch.from_numpy(cases.target.astype(np.int64))
+    return histories, targets
