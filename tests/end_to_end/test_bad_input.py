@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, works
 
 from genrec.cli import app
 
-RUNNER = CliRunner()
 SYNTHETIC = ["prepare", "synthetic", "source.num_users=80", "source.num_items=40", "source.num_categories=4"]
 
 
@@ -30,12 +29,6 @@ def fails(*words: str, code: int) -> str:
     assert result.stderr.count("\n") == 1, result.stderr
     assert result.stderr.startswith("error: ")
     return result.stderr
-
-
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -6,13 +6,12 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_line import RUNNER, fails, works
 
 from genrec.baselines.base import count_items
 from genrec.cli import app
@@ -27,24 +26,10 @@ from genrec.pipeline.recommenders import build_generator, load_recommender, load
 from genrec.semantic_ids.table import load_health
 from oracles.versions_oracle import next_suffixes
 
-RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
 SHORT = ["stopping.max_epochs=2", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
 GATES = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0"]
 NUM_ITEMS = 80
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def tokenize(road: Path, embeddings: Path, output: Path, *more: str) -> None:

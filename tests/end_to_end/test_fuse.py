@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, fails, works
 
 from genrec.cli import app
 from genrec.files import read_json
 
-RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.num_heads=2", "model.history_length=8"]
 SHORT = ["stopping.max_epochs=2", "optimizer.batch_size=16", "accelerator=cpu", "optimizer.learning_rate=5e-3"]
-
-
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +48,7 @@ def test_a_hybrid_is_tuned_on_validation_and_stands_in_the_table(folder: Path, t
     words = [f"recommenders.hybrid={tmp_path}/h", f"recommenders.alone={folder}/g/recommender", "models=[popularity]"]
     search = ["search.beam_width=20", "cutoffs=[10,20]", "split=validation"]
     table = works("evaluate", f"dataset={folder}/d", f"output={tmp_path}/e", *words, *search)
-    rows = {row["model"]: row["metrics"]["recall@10"]["mean"] for row in table["rows"] if row["mask"] == "none"}  # type: ignore[index,union-attr]
+    rows = {row["model"]: row["metrics"]["recall@10"]["mean"] for row in table["rows"] if row["mask"] == "none"}
     assert rows["hybrid"] == pytest.approx(best["recall@10"])
     assert rows["alone"] == pytest.approx(trials[0]["recall@10"])
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, works
 
 from genrec.artifacts import load_artifact
 from genrec.cli import app
@@ -17,14 +16,7 @@ from genrec.quantization.comparison import flat_figures
 from genrec.semantic_ids.table import from_codes, load_health, load_semantic_ids, save_semantic_ids
 from oracles.proxy_oracle import share_and_chance
 
-RUNNER = CliRunner()
 NUM_ITEMS = 80
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
 
 
 def shows(*words: str) -> str:

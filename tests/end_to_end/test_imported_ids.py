@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, fails, works
 
 from genrec.artifacts import load_artifact
 from genrec.cli import app
@@ -19,22 +19,8 @@ from genrec.files import sha256_file
 from genrec.pipeline.run import _id_files
 from genrec.semantic_ids.table import load_health, load_semantic_ids
 
-RUNNER = CliRunner()
 NUM_ITEMS = 60
 GATES = ["gates.max_collision_rate=1", "gates.max_dead_share=1", "gates.min_perplexity_share=0"]
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")

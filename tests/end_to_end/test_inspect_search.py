@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, works
 
 from genrec.cli import app
 from genrec.data.dataset import Dataset
 from genrec.pipeline import inspect_search
 
-RUNNER = CliRunner()
 NUM_ITEMS = 80
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
 SHORT = ["stopping.max_epochs=2", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
 
 
 def shows(*words: str) -> str:

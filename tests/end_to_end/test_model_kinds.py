@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import works
 
-from genrec.cli import app
-
-RUNNER = CliRunner()
 SHORT = ["stopping.max_epochs=2", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
 FLAT = ["model=decoder_only", "model.width=16", "model.num_layers=2", "model.num_heads=2", "model.hidden=24"]
 
 pytestmark = pytest.mark.slow
-
-
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +33,7 @@ def train(road: Path, run: Path, *words: str) -> dict[str, object]:
 def check_it_is_in_the_table(road: Path, run: Path, output: Path) -> None:
     words = [f"recommenders.mine={run}/recommender", "models=[popularity]", "cutoffs=[20]", "search.beam_width=20"]
     found = works("evaluate", f"dataset={road}/d", f"output={output}", *words)
-    recall = {row["model"]: row["metrics"]["recall@20"]["mean"] for row in found["rows"]}  # type: ignore[index,union-attr]
+    recall = {row["model"]: row["metrics"]["recall@20"]["mean"] for row in found["rows"]}
     assert 0 < recall["mine"] <= 1
 
 
@@ -51,7 +41,7 @@ def test_a_flat_recommender(road: Path, tmp_path: Path) -> None:
     train(road, tmp_path / "run", *FLAT)
     check_it_is_in_the_table(road, tmp_path / "run", tmp_path / "evaluation")
     again = train(road, tmp_path / "again", *FLAT, "model.dropout=0.2", f"initial={tmp_path}/run/recommender")
-    assert again["initial"]["items"]["shared"] == 80  # type: ignore[index]
+    assert again["initial"]["items"]["shared"] == 80
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

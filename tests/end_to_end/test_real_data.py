@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import works
 
 from genrec.artifacts import load_artifact
-from genrec.cli import app
 from genrec.data.dataset import Dataset
 from genrec.files import sha256_file
 from genrec.semantic_ids.table import load_health, load_semantic_ids
-
-RUNNER = CliRunner()
 
 # configuration, folder, users / items / interactions, more words
 DATA = [
@@ -31,12 +28,6 @@ DATA = [
 ]
 
 
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
 @pytest.mark.parametrize(
     ("name", "folder", "counts", "more"),
     [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] == "ml_1m")) for row in DATA],
@@ -49,7 +40,7 @@ def test_raw_files_to_a_table(
     cutoffs = f"cutoffs=[{min(10, counts[1])}]"
     table = works("evaluate", f"dataset={tmp_path}/d", f"output={tmp_path}/e", cutoffs, "num_resamples=100")
     assert table["num_cases"] == counts[0]
-    assert {row["model"] for row in table["rows"]} >= {"popularity", "markov", "item_knn"}  # type: ignore[index,union-attr]
+    assert {row["model"] for row in table["rows"]} >= {"popularity", "markov", "item_knn"}
 
 
 def test_the_last_items_of_beauty_are_those_of_the_benchmark(data_root: Path, tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, works
 
 from genrec.cli import app
 
-RUNNER = CliRunner()
 SMALL = [
     *("prepare.source.num_users=120", "prepare.source.num_items=80", "prepare.source.num_categories=4"),
     *("embed.embedding.dimensions=16", "tokenize.tokenizer.codebook_sizes=[12,12,12]", "train.stopping.max_epochs=2"),
@@ -25,12 +24,6 @@ def recipe(output: Path, *more: str) -> list[str]:
     return ["run", "synthetic", *SMALL, f"output={output}", *more]
 
 
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     output = tmp_path_factory.mktemp("recipe") / "out"
@@ -40,10 +33,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obje
 def test_only_what_has_changed_runs_again(made: tuple[Path, dict[str, object]]) -> None:
     output, first = made
     assert first["reused"] == []
-    assert {row["model"] for row in first["evaluate"]["rows"]} >= {"hierarchical", "item_knn", "optimum"}  # type: ignore[index]
+    assert {row["model"] for row in first["evaluate"]["rows"]} >= {"hierarchical", "item_knn", "optimum"}
     again = works(*recipe(output))
     assert again["reused"] == STAGES
-    assert again["evaluate"]["rows"] == first["evaluate"]["rows"]  # type: ignore[index]
+    assert again["evaluate"]["rows"] == first["evaluate"]["rows"]
     assert works(*recipe(output, "train.seed=1"))["reused"] == STAGES[:3]
     assert works(*recipe(output, "train.seed=1", "tokenize.tokenizer.seed=3"))["reused"] == STAGES[:2]
     weights = output / "train" / "recommender" / "weights.safetensors"
@@ -60,7 +53,7 @@ def test_a_run_that_was_cut_off_goes_on(made: tuple[Path, dict[str, object]], tm
     found = works(*recipe(output))
     assert found["reused"] == STAGES[:3]
     assert json.loads((output / "train" / "status.json").read_text())["num_resumed"] == 1
-    assert found["evaluate"]["rows"] == made[1]["evaluate"]["rows"]  # type: ignore[index]
+    assert found["evaluate"]["rows"] == made[1]["evaluate"]["rows"]
 
 
 def test_training_that_starts_from_a_recommender_runs_again_with_another_one(tmp_path: Path) -> None:
@@ -68,9 +61,9 @@ def test_training_that_starts_from_a_recommender_runs_again_with_another_one(tmp
     initial = tmp_path / "earlier" / "train" / "recommender"
     words = recipe(tmp_path / "out", f"train.initial={initial}", "train.seed=5")
     plan = works(*words, "--dry-run")
-    assert f"starts from {initial}" in plan["expected_cost"]  # type: ignore[operator]
+    assert f"starts from {initial}" in plan["expected_cost"]
     first = works(*words)
-    assert first["train"]["initial"]["items"] == {"shared": 80, "new": 0, "gone": 0}  # type: ignore[index]
+    assert first["train"]["initial"]["items"] == {"shared": 80, "new": 0, "gone": 0}
     assert works(*words)["reused"] == STAGES
     works(*recipe(tmp_path / "earlier", "train.seed=1"))
     assert works(*words)["reused"] == STAGES[:3]

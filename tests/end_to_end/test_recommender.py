@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from command_line import RUNNER, fails, works
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from genrec.artifacts import load_artifact
 from genrec.baselines.item_knn import DirectedItemKnn
@@ -23,23 +23,9 @@ from genrec.cli import app
 from genrec.data.dataset import Dataset
 from genrec.pipeline.recommenders import build_generator, load_recommender, save_recommender
 
-RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
 MEMORY = ["model.memory.followers=20", "loss=prefix_pairwise", "loss.num_negatives=5", "loss.eta=0.3"]
 SHORT = ["stopping.max_epochs=3", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
-
-
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +37,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
     words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12,12]"]
     found = works("tokenize", f"dataset={folder}/d", f"output={folder}/s", *words)
-    assert found["codebook_sizes"][:3] == [12, 12, 12]  # type: ignore[index]
+    assert found["codebook_sizes"][:3] == [12, 12, 12]
     return folder
 
 
@@ -69,7 +55,7 @@ def trained(road: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_recommender_is_in_the_table(road: Path, trained: Path, tmp_path: Path) -> None:
     words = [f"recommenders.mine={trained}/recommender", "models=[popularity,item_knn,optimum]", "cutoffs=[5,20]"]
     found = works("evaluate", f"dataset={road}/d", f"output={tmp_path}/e", *words, "search.beam_width=20")
-    rows = {(row["model"], row["mask"]): row["metrics"]["recall@20"]["mean"] for row in found["rows"]}  # type: ignore[index,union-attr]
+    rows = {(row["model"], row["mask"]): row["metrics"]["recall@20"]["mean"] for row in found["rows"]}
     assert len(rows) == 8
     assert rows["popularity", "none"] < rows["mine", "none"] <= rows["optimum", "none"] + 0.1
     manifest = json.loads((tmp_path / "e" / "manifest.json").read_text())
@@ -153,10 +139,10 @@ def test_a_memory_goes_through_training_search_and_files(
     user = dataset.user_ids[int(cases.user_index[0])]
     words = [f"dataset={road}/d", f"recommender={tmp_path}/copy", f"user={user}", "exclude_seen=false"]
     found = works("inspect", "search", *words, "k=10", "search.beam_width=20")
-    assert [line["item_id"] for line in found["recommendations"]] == lists.item_ids[0]  # type: ignore[index,union-attr]
+    assert [line["item_id"] for line in found["recommendations"]] == lists.item_ids[0]
     recommenders = [f"recommenders.plain={trained}/recommender", f"recommenders.memory={with_memory}/recommender"]
     table = works("evaluate", f"dataset={road}/d", f"output={tmp_path}/e", *recommenders, "models=[item_knn]")
-    rows = {row["model"]: row["metrics"] for row in table["rows"] if row["mask"] == "none"}  # type: ignore[index,union-attr]
+    rows = {row["model"]: row["metrics"] for row in table["rows"] if row["mask"] == "none"}
     assert rows.keys() == {"plain", "memory", "item_knn"}
     assert rows["plain"]["recall@10"]["mean"] < rows["memory"]["recall@10"]["mean"]
 
@@ -216,14 +202,14 @@ def test_a_learning_rate_is_suggested_and_nothing_is_left(road: Path, tmp_path: 
     found = works(*words)
     assert not (tmp_path / "run").exists()
     rates, losses = found["rates"], found["losses"]
-    assert rates[0] < found["suggestion"] < rates[-1]  # type: ignore[index,operator]
-    assert len(rates) == len(losses) > 20  # type: ignore[arg-type]
+    assert rates[0] < found["suggestion"] < rates[-1]
+    assert len(rates) == len(losses) > 20
     assert works(*words) == found
 
 
 def test_half_precision_trains_with_clipped_gradients(road: Path, tmp_path: Path) -> None:
     found = works(*train_words(road, tmp_path / "run", "precision=bf16-mixed", "stopping.max_epochs=1"))
-    assert found["last_step"] > 0  # type: ignore[operator]
+    assert found["last_step"] > 0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(road: Path, tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import RUNNER, works
 
 from genrec.artifacts import load_artifact
 from genrec.cli import app
@@ -18,14 +16,7 @@ from genrec.pipeline.quantisers import load_quantiser
 from genrec.pipeline.run import _collaborative
 from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, table_identity
 
-RUNNER = CliRunner()
 NUM_ITEMS = 90
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
 
 
 def fails(*words: str, code: int) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from command_line import RUNNER, fails, works
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from genrec.cli import app
 from genrec.data.dataset import Dataset
@@ -18,22 +18,8 @@ from genrec.files import read_json
 from genrec.pipeline.recommenders import load_dense
 from genrec.training import loop
 
-RUNNER = CliRunner()
 SMALL = ["model=sasrec", "model.width=16", "model.hidden=32", "model.history_length=8", "model.dropout_input=0.2"]
 SHORT = ["stopping.max_epochs=4", "optimizer.batch_size=16", "accelerator=cpu", "optimizer.learning_rate=5e-3"]
-
-
-def works(*words: str) -> dict[str, object]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +39,7 @@ def train_words(folder: Path, run: Path, *more: str) -> list[str]:
 def test_it_is_in_the_table(folder: Path) -> None:
     words = [f"recommenders.sasrec={folder}/r/recommender", "models=[popularity,optimum]", "cutoffs=[5,50]"]
     found = works("evaluate", f"dataset={folder}/d", f"output={folder}/e", *words, "reference=sasrec")
-    rows = {(row["model"], row["mask"]): row["metrics"]["recall@5"]["mean"] for row in found["rows"]}  # type: ignore[index,union-attr]
+    rows = {(row["model"], row["mask"]): row["metrics"]["recall@5"]["mean"] for row in found["rows"]}
     assert len(rows) == 6
     assert rows["popularity", "none"] < rows["sasrec", "none"] <= rows["optimum", "none"] + 0.1
     assert found["comparisons"]
@@ -116,7 +102,7 @@ def test_other_losses_train(loss: list[str], folder: Path, tmp_path: Path) -> No
     found = works(*train_words(folder, tmp_path / "run", *loss, "stopping.max_epochs=2", "model.temperature=0.5"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[1]["train_loss"] < lines[0]["train_loss"]
-    assert found["recall@10"] > 0  # type: ignore[operator]
+    assert found["recall@10"] > 0
 
 
 def test_what_does_not_go_together_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -151,7 +137,7 @@ def test_the_optimum_of_a_planted_catalogue_is_nearly_reached(tmp_path: Path) ->
     works("train", *model, *how, f"dataset={tmp_path}/d", f"run={tmp_path}/r")
     words = [f"recommenders.sasrec={tmp_path}/r/recommender", "models=[item_knn,optimum]", "num_resamples=100"]
     found = works("evaluate", f"dataset={tmp_path}/d", f"output={tmp_path}/e", *words, "search.beam_width=40")
-    of = {row["model"]: row["metrics"] for row in found["rows"] if row["mask"] == "none"}  # type: ignore[index,union-attr]
+    of = {row["model"]: row["metrics"] for row in found["rows"] if row["mask"] == "none"}
     for metric in ("recall@10", "ndcg@10"):
         best = of["optimum"][metric]["mean"]
         assert of["item_knn"][metric]["mean"] < 0.9 * best, "too easy to tell anything"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command_line import fails, works
 
 from genrec.artifacts import load_artifact
-from genrec.cli import app
 from genrec.embeddings.store import load_embeddings
 from genrec.pipeline.quantisers import load_quantiser
 from genrec.semantic_ids.table import load_health, load_semantic_ids
 
-RUNNER = CliRunner()
 TOKENIZERS = {
     "product": ["tokenizer=product", "tokenizer.codebook_sizes=[16,16,16,16]", "tokenizer.num_rotations=5"],
     "faiss_residual": ["tokenizer=faiss_residual", "tokenizer.codebook_sizes=[16,8,8]", "tokenizer.beam_width=4"],
@@ -28,19 +25,6 @@ COARSE = {
     "tokenizer=faiss_residual": ["tokenizer.codebook_sizes=[4,8]"],
     "tokenizer=residual_kmeans": ["tokenizer.codebook_sizes=[5,10]"],
 }
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 @pytest.fixture(scope="module")

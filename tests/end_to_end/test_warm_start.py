@@ -11,12 +11,11 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import RUNNER, fails, works
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.cli import app
@@ -24,24 +23,10 @@ from genrec.data.dataset import Dataset
 from genrec.data.synthetic import PlantedCatalogue
 from genrec.semantic_ids.table import load_semantic_ids
 
-RUNNER = CliRunner()
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
 SHORT = ["stopping.max_cases=100", "optimizer.batch_size=16", "accelerator=cpu"]
 METRIC = "recall@10"
 NEW_ITEMS = range(3, 80, 9)  # of the later days only; their ids lie between the others'
-
-
-def works(*words: str) -> dict[str, Any]:
-    result = RUNNER.invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(*words: str, code: int) -> str:
-    result = RUNNER.invoke(app, list(words))
-    assert result.exit_code == code, result.output + repr(result.exception)
-    assert result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
 
 
 def write_days(folder: Path) -> None:

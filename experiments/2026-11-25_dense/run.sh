@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The recorded trials, on validation: SASRec on Office and Beauty, hybrids on Office, own semantic IDs of two embeddings.
+#   GENREC_DATA   absolute folder of the raw data sets
+#   GENREC        the command, if it is not on the PATH
+# The generative side of the hybrids is nodes_apao_msl_0 of ../2026-11-25_apao, to be trained there first.
+set -euo pipefail
+cd "$(dirname "$0")"
+mkdir -p work results
+genrec=${GENREC:-genrec}
+export OMP_NUM_THREADS=1
+
+"$genrec" prepare office raw_dir="$GENREC_DATA/apao_office" output=work/office overwrite=true
+"$genrec" prepare beauty raw_dir="$GENREC_DATA/amazon2014_beauty" output=work/beauty overwrite=true
+
+number=0 # each line of the trials is: dataset key=value ... | what came out | seconds
+while read -r line; do
+  words=${line%% |*}
+  [[ $words == *projection* ]] && continue # a setting that is gone
+  number=$((number + 1))
+  "$genrec" train model=sasrec dataset=work/${words%% *} run=work/sasrec_$number accelerator=cpu ${words#* }
+done < results/sasrec_trials.txt
+
+generative=../2026-11-25_apao/work/nodes_apao_msl_0/recommender
+"$genrec" fuse dataset=../2026-11-25_apao/work/office generative=$generative output=work/mixture_knn overwrite=true \
+  weights=[0,0.1,0.25,0.5,1,2,3,4,6] max_cases=null
+"$genrec" fuse dataset=../2026-11-25_apao/work/office generative=$generative output=work/ranks_knn overwrite=true \
+  method=rank_fusion weights=[1,2] constants=[20,60] max_cases=null
+
+for data in office beauty; do
+  for embedding in text_and_signals minilm_and_signals; do
+    "$genrec" embed $embedding dataset=work/$data output=work/${data}_$embedding overwrite=true
+    "$genrec" tokenize tokenizer=residual_kmeans tokenizer.embeddings=work/${data}_$embedding dataset=work/$data \
+      output=work/ids_${data}_$embedding gates.max_collision_rate=0.9 overwrite=true
+    "$genrec" train own_$data.yaml dataset=work/$data semantic_ids=work/ids_${data}_$embedding run=work/own_${data}_$embedding
+  done
+done
