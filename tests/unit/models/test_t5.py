@@ -62,7 +62,6 @@ def copy_weights(theirs: Any, encoder: Encoder, decoder: Decoder) -> None:
                 layer.feed_forward_norm.weight.copy_(block.layer[-1].layer_norm.weight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("activation", "attention"), [("relu", "softmax"), ("gated_gelu", "sdpa")])
 def test_it_gives_the_logits_of_transformers(activation: str, attention: str, tied: bool) -> None:
