@@ -480,8 +480,8 @@ try:
         begun.wait()
         child.terminate()
         child.join(30)
-        print(child.exitcode, flush=True)
         with write_artifact(sys.argv[1] + "/recommender", kind="thing") as writer:
+            print(child.exitcode, flush=True)  # the signal is sent from now on, when the lock is held
             try:
                 time.sleep(60)
             finally:
