@@ -203,6 +203,7 @@ def _quieten_lightning() -> None:
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
     from genrec.errors import ConfigError, GateError, GenrecError, StorageError
+    from genrec.processes import is_follower
     from genrec.terminal import ProgressReporter, Terminal
 
     # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
@@ -223,9 +224,11 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
             return
         module = importlib.import_module(f"genrec.pipeline.{verb.module}")
         _quieten_lightning()
+        follows = any(is_follower(getattr(config, "devices", 1)) for config in positional)
         with ProgressReporter(terminal.err) as progress:
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
-        terminal.show(outcome)
+        if not follows:
+            terminal.show(outcome)
     except GenrecError as error:
         if isinstance(error, GateError) and error.evidence is not None:
             terminal.show(error.evidence)

@@ -64,12 +64,14 @@ class RunDirectory:
         path: absolute folder, where checkpoints and artifacts of the run may go too.
         command: what it runs, for instance "evaluate".
         resumed: whether it continues an earlier process.
+        leads: whether it writes; of several processes that share a run only one does.
     """
 
-    def __init__(self, path: Path, *, command: str, resumed: bool) -> None:
+    def __init__(self, path: Path, *, command: str, resumed: bool, leads: bool = True) -> None:
         self.path = path
         self.command = command
         self.resumed = resumed
+        self.leads = leads
         self._status: dict[str, Any] = {}
 
     @classmethod
@@ -83,6 +85,7 @@ class RunDirectory:
         inputs: Sequence[Path | str | Artifact] = (),
         resume: bool = False,
         ignore_keys: Sequence[str] = (),
+        leads: bool = True,
     ) -> Iterator[RunDirectory]:
         """Opens a run folder for the length of the block, whose end decides the status: done, failed or interrupted.
 
@@ -98,6 +101,7 @@ class RunDirectory:
                 starts, so that a job on machines that come and go always runs the same command.
             ignore_keys: top-level keys of the configuration that may differ when resuming, for instance paths that may
                 be spelled in several ways: what is at the paths of `inputs` is compared anyway.
+            leads: false in a process that works on the run of another: nothing is checked or written.
 
         Raises:
             RunError: another process uses the folder; it is not empty and `resume` is off; it holds something else than
@@ -107,6 +111,9 @@ class RunDirectory:
             StorageError: the folder cannot be written.
         """
         folder = Path(path).resolve()
+        if not leads:
+            yield cls(folder, command=command, resumed=resume, leads=False)
+            return
         check_outside_artifacts(folder)
         with writing(folder):
             if folder.exists() and not folder.is_dir():
@@ -134,6 +141,8 @@ class RunDirectory:
 
     def update(self, *, step: int | None = None, message: str | None = None) -> None:
         """Writes how far the run is to status.json."""
+        if not self.leads:
+            return
         self._write_status(step=step, message=message)
 
     def log_metrics(self, record: Mapping[str, Any]) -> None:
@@ -147,6 +156,8 @@ class RunDirectory:
             line = json.dumps(plain_json(record, where="metrics")) + "\n"
         except ArtifactError as error:
             raise DataError(f"{error}; give None for an undefined value") from None
+        if not self.leads:
+            return
         path = self.path / "metrics.jsonl"
         with writing(path), path.open("ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
@@ -165,6 +176,8 @@ class RunDirectory:
 
     def keep_metrics(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Rewrites metrics.jsonl with the records that are kept: those after a checkpoint are logged again."""
+        if not self.leads:
+            return
         kept = [json.dumps(record) + "\n" for record in self.metrics() if is_kept(record)]
         write_text(self.path / "metrics.jsonl", "".join(kept))
 

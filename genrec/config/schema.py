@@ -288,6 +288,7 @@ class EvaluateConfig:
     num_permutations: int = key("sign patterns of the permutation test", 10_000, minimum=100)
     confidence: float = key("level of the intervals", 0.95, minimum=0.5, maximum=0.999)
     batch_size: int = key("cases scored at once", 1024, minimum=1)
+    devices: int = key("processes that share the batches out among them; the table is the same", 1, minimum=1)
     seed: int = key("seed of the bootstrap", 0, minimum=0)
 
 

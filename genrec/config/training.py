@@ -245,6 +245,7 @@ class TrainConfig:
     stopping: StoppingSection = key("how long to train", StoppingSection)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = key("numbers of the forward pass", "32-true")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("device", "auto")
+    devices: int = key("processes, a device each, that share the rows of every batch out among them", 1, minimum=1)
     compile: bool = key("torch.compile the training step", False)
     seed: int = key("seed of weights, batches and dropout", 0, minimum=0)
 

@@ -25,6 +25,7 @@ from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import RankCounts, check_cutoffs, check_tie_rule, parse_metric, rank_counts, ranks
 from genrec.evaluation.slices import length_labels, novelty_labels, popularity_labels
 from genrec.evaluation.summary import MASKS, SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
+from genrec.processes import ALONE, Team
 
 KIND = "evaluation"
 EMPTY_HISTORY_MODEL = "popularity for empty histories"
@@ -61,6 +62,7 @@ def evaluate_models(
     train_counts: np.ndarray,
     batch_size: int = 1024,
     progress: Callable[[str, int, int], None] | None = None,
+    team: Team = ALONE,
     **summary: Unpack[SummaryOptions],
 ) -> Evaluation:
     """Full-ranking evaluation of several models on the same cases (docs/methods.md section 6).
@@ -75,6 +77,8 @@ def evaluate_models(
         train_counts: [N] training interactions of each item.
         batch_size: cases scored at once.
         progress: called with (model, cases done, cases in all) after every batch.
+        team: processes that share the batches out among them; the result does not depend on how many there are. The
+            report is the leader's alone, and empty elsewhere.
         **summary: see `genrec.evaluation.summary.SummaryOptions`.
 
     Raises:
@@ -84,8 +88,8 @@ def evaluate_models(
     # Before the work, not after it.
     protocol = check_protocol(list(models), num_items=len(train_counts), **summary)
     _check_lists(models, protocol.cutoffs)
-    frame = rank_cases(models, cases, train_counts=train_counts, batch_size=batch_size, progress=progress)
-    return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary))
+    frame = rank_cases(models, cases, train_counts=train_counts, batch_size=batch_size, progress=progress, team=team)
+    return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary) if team.leads else {})
 
 
 def rank_cases(
@@ -95,6 +99,7 @@ def rank_cases(
     train_counts: np.ndarray,
     batch_size: int = 1024,
     progress: Callable[[str, int, int], None] | None = None,
+    team: Team = ALONE,
 ) -> pl.DataFrame:
     """The rank counts of every case under every model.
 
@@ -110,7 +115,7 @@ def rank_cases(
     common = _case_columns(cases, counts)
     frames = []
     for name, model in models.items():
-        ranked = _rank_model(name, model, cases, counts, batch_size=batch_size, progress=progress)
+        ranked = _rank_model(name, model, cases, counts, batch_size=batch_size, progress=progress, team=team)
         columns = (pl.Series(column, values, dtype=pl.Int32) for column, values in ranked.items())
         frames.append(common.with_columns(pl.lit(name).alias("model"), *columns))
     order = ["model", *common.columns[:4], *RankCounts._fields, *common.columns[4:]]
@@ -161,6 +166,7 @@ def score_metrics(
     exclude_seen: bool = False,
     tie_rule: str = "pessimistic",
     batch_size: int = 1024,
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """The means of several metrics over all cases, from one ranking, without or with the seen items left out.
 
@@ -174,6 +180,7 @@ def score_metrics(
         exclude_seen: leave out the items of the history.
         tie_rule: see `genrec.evaluation.metrics.ranks`.
         batch_size: cases scored at once.
+        team: processes that share the batches out among them.
 
     Returns:
         Name to value, in the order of `metrics`.
@@ -187,9 +194,8 @@ def score_metrics(
         _check_lists({"model": model}, (cutoff,))
     check_tie_rule(tie_rule)
     mask = "seen" if exclude_seen else "none"
-    ranked = _rank_model(
-        "model", model, cases, _check_inputs(cases, train_counts), batch_size=batch_size, masks=(mask,)
-    )
+    counts = _check_inputs(cases, train_counts)
+    ranked = _rank_model("model", model, cases, counts, batch_size=batch_size, masks=(mask,), team=team)
     greater, tied = MASKS[mask]
     rank = ranks(ranked[greater], ranked[tied], tie_rule)
     return {name: float(function(rank, cutoff).mean()) for name, (function, cutoff) in parsed.items()}
@@ -265,21 +271,26 @@ def _rank_model(
     batch_size: int,
     progress: Callable[[str, int, int], None] | None = None,
     masks: Sequence[str] = tuple(MASKS),
+    team: Team = ALONE,
 ) -> dict[str, np.ndarray]:
-    """The columns of `RankCounts` that belong to the masks, [C] int64 each."""
+    """The columns of `RankCounts` that belong to the masks, [C] int64 each.
+
+    Every batch is ranked whole by one process, so that scores do not depend on how many there are.
+    """
     lengths = cases.histories.lengths
     served, empty = np.flatnonzero(lengths > 0), np.flatnonzero(lengths == 0)
-    ranked = {column: np.empty(len(cases), dtype=np.int64) for mask in masks for column in MASKS[mask]}
+    ranked = {column: np.zeros(len(cases), dtype=np.int64) for mask in masks for column in MASKS[mask]}
     popularity = BackoffScores(empty_scores(len(empty), len(train_counts)), train_counts)
     counts = rank_counts(popularity, cases.target[empty], model=EMPTY_HISTORY_MODEL)
-    for column, values in ranked.items():
-        values[empty] = getattr(counts, column)
-    for start in range(0, len(served), batch_size):
+    for start in range(team.rank * batch_size, len(served), team.size * batch_size):
         rows = served[start : start + batch_size]
         for column, values in _rank_batch(name, model, cases.take(rows), len(train_counts), masks).items():
             ranked[column][rows] = values
         if progress is not None:
             progress(name, len(empty) + start + len(rows), len(cases))
+    ranked = {column: team.total(values) for column, values in ranked.items()}
+    for column, values in ranked.items():
+        values[empty] = getattr(counts, column)
     return ranked
 
 

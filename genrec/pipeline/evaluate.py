@@ -16,13 +16,14 @@ from genrec.baselines.markov import LastItemMarkov
 from genrec.baselines.planted import PlantedOptimum
 from genrec.baselines.popularity import Popularity, RecentPopularity
 from genrec.config import schema
-from genrec.config.load import to_plain
+from genrec.config.load import to_plain, to_yaml
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
 from genrec.data.synthetic import catalogue_of
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.evaluate import evaluate_models, save_evaluation
 from genrec.evaluation.summary import CUTOFFS, check_models, report_rows
+from genrec.processes import is_follower, together
 from genrec.terminal import Outcome, Progress, Table
 
 
@@ -38,20 +39,24 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
     train = dataset.train()
     cutoffs = config.cutoffs or tuple(k for k in CUTOFFS if k <= dataset.num_items)
     reference = config.reference or ("item_knn" if "item_knn" in models else None)
-    evaluation = evaluate_models(
-        models,
-        cases,
-        train_counts=count_items(train, dataset.num_items),
-        batch_size=config.batch_size,
-        progress=progress,
-        cutoffs=cutoffs,
-        tie_rule=config.ties,
-        num_resamples=config.num_resamples,
-        num_permutations=config.num_permutations,
-        confidence=config.confidence,
-        seed=config.seed,
-        reference=reference,
-    )
+    with together(config.devices, "evaluate", config_text=to_yaml(config)) as team:
+        evaluation = evaluate_models(
+            models,
+            cases,
+            train_counts=count_items(train, dataset.num_items),
+            batch_size=config.batch_size,
+            progress=progress,
+            team=team,
+            cutoffs=cutoffs,
+            tie_rule=config.ties,
+            num_resamples=config.num_resamples,
+            num_permutations=config.num_permutations,
+            confidence=config.confidence,
+            seed=config.seed,
+            reference=reference,
+        )
+    if is_follower(config.devices):
+        return Outcome({})
     report = evaluation.report
     report["split"] = config.split
     report["left_out"] = list(notes)

@@ -29,6 +29,7 @@ from genrec.pipeline.recommenders import build_generator, save_recommender
 from genrec.pipeline.setup import Setup
 from genrec.pipeline.train_dense import set_up_sasrec
 from genrec.pipeline.warm_start import WarmStart, plan_warm_start
+from genrec.processes import Team, is_follower, together
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in, generator
 from genrec.semantic_ids.table import load_semantic_ids
@@ -101,19 +102,25 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
     dataset, counts, setup, stream, task = prepare_training(config)
     metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
     options = fit_options(config, metric, validate_first=setup.initial is not None)
-    places = ("run", "dataset", "semantic_ids", "initial")  # the inputs' identities are compared, not where they are
+    # Of the inputs their identities are compared; how many processes share the work is free.
+    places = ("run", "dataset", "semantic_ids", "initial", "devices")
+    text = to_yaml(config)
     with RunDirectory.open(
         config.run,
         command="train",
-        config_text=to_yaml(config),
+        config_text=text,
         inputs=list(setup.parents.values()),
         resume=resume,
         ignore_keys=places,
+        leads=not is_follower(config.devices),
     ) as run:
         if setup.initial is not None:
             _tell(setup.initial)
-        validate = _validation(config, setup, dataset, counts)
-        state = fit(task, stream, validate, run=run, options=options, progress=progress)
+        with together(config.devices, "train", config_text=text, resume=resume) as team:
+            validate = _validation(config, setup, dataset, counts, team)
+            state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team)
+        if not run.leads:
+            return Outcome({})
         facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()
@@ -211,7 +218,7 @@ def _validation_cases(config: training.TrainConfig, dataset: Dataset) -> Cases:
 
 
 def _validation(
-    config: training.TrainConfig, setup: Setup, dataset: Dataset, counts: np.ndarray
+    config: training.TrainConfig, setup: Setup, dataset: Dataset, counts: np.ndarray, team: Team
 ) -> Callable[[], dict[str, float]]:
     """Recall and NDCG on validation cases by the search that will be shipped, as the model is when it is called.
 
@@ -221,8 +228,10 @@ def _validation(
     metrics = (f"recall@{cutoff}", f"ndcg@{cutoff}")
 
     def validate() -> dict[str, float]:
-        ranker = GeneratorRanker(setup.open(), cutoff)
-        return score_metrics(ranker, cases, train_counts=counts, metrics=metrics) | setup.watch()
+        search = setup.open()
+        ranker, size = GeneratorRanker(search, cutoff), search.batch_size  # a search's batch is the smallest share
+        scores = score_metrics(ranker, cases, train_counts=counts, metrics=metrics, batch_size=size, team=team)
+        return scores | setup.watch()
 
     return validate
 

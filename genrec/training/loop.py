@@ -22,12 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 from genrec.data.batches import BatchStream
 from genrec.errors import ArtifactError
 from genrec.files import writing
+from genrec.processes import ALONE, Team
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in
 from genrec.training.averaging import WeightAverage
@@ -93,17 +97,21 @@ def fit(
     run: RunDirectory,
     options: FitOptions,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> TrainingState:
     """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
 
     Args:
         task: its `training_step` takes a dict of tensors (items, targets, is_target, user_index as in `Batch`, and the
-            epoch) and returns a dict with the loss and other scalars to record.
+            epoch) and returns a dict with the loss and other scalars to record, means over the batch's targets.
         stream: the batches.
-        validate: metrics of the task's model as it is now, by the real decoder; holds `options.metric`.
+        validate: metrics of the task's model as it is now, by the real decoder; holds `options.metric`. The same in
+            all processes of a team.
         run: where checkpoints, metrics and status go.
         options: how long and on what.
         progress: called with ("train", steps done, steps in all).
+        team: processes that share the rows of every batch out among them. Their step is that of one process, up to
+            the order of sums, and dropout.
 
     Returns:
         Where training ended; it stopped early if `step` is below max_epochs x batches.
@@ -115,7 +123,8 @@ def fit(
     total_steps = options.max_epochs * stream.num_batches
     every = min(options.validate_every or stream.num_batches, total_steps)
     folder = run.path / "checkpoints"
-    folder.mkdir(exist_ok=True)
+    if team.leads:
+        folder.mkdir(exist_ok=True)
     state, tensors = TrainingState(), None
     if (folder / "last.pt").is_file():
         state, tensors = _load(folder / "last.pt")
@@ -123,15 +132,19 @@ def fit(
         logger.info("resuming at step %d of %d", state.step, total_steps)
     elif run.resumed:
         run.keep_metrics(lambda record: False)  # killed between the first record and the first checkpoint
+    team.wait()  # nobody writes a checkpoint before all have looked for one
     if not state.is_over(total_steps, options.patience):
+        callback = _Stretch(
+            state, tensors, validate, run=run, options=options, total=total_steps, tell=progress, team=team
+        )
         trainer = pl.Trainer(
             max_steps=total_steps - state.step,
             max_epochs=-1,
             accelerator=options.accelerator,
-            devices=1,
+            **_devices(team),
             precision=options.precision,  # type: ignore[arg-type]
             gradient_clip_val=options.clip_norm,
-            callbacks=[_Stretch(state, tensors, validate, run=run, options=options, total=total_steps, tell=progress)],
+            callbacks=[callback],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -140,20 +153,37 @@ def fit(
             limit_val_batches=0,
             default_root_dir=run.path,
         )
-        trainer.fit(task, Stretches(stream, every, total_steps, state))
+        trainer.fit(task, Stretches(stream, every, total_steps, state, team))
     _, tensors = _load(folder / "best.pt")
     task.load_state_dict(tensors["model"])
     return state
 
 
-class Stretches:
-    """The batches from the present step to the end of its stretch."""
+def _devices(team: Team) -> dict[str, Any]:
+    if team.size == 1:
+        return {"devices": 1}
+    environment = TorchElasticEnvironment()  # the group is there already; this reads ranks from the same variables
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    # Buffers are functions of the data (a trie, a memory) or of what is summed over all: they are equal everywhere.
+    strategy = DDPStrategy(broadcast_buffers=False)
+    return {"devices": local, "num_nodes": team.size // local, "strategy": strategy, "plugins": [environment]}
 
-    def __init__(self, stream: BatchStream, every: int, total_steps: int, state: TrainingState) -> None:
+
+class Stretches:
+    """The batches from the present step to the end of its stretch, or of each the rows of one process.
+
+    A process without a row (in a small batch) gets one that does not count, because all have to take every step.
+    `share` is what makes the mean over processes of weighted means over targets the mean over all targets.
+    """
+
+    def __init__(
+        self, stream: BatchStream, every: int, total_steps: int, state: TrainingState, team: Team = ALONE
+    ) -> None:
         self.stream = stream
         self.every = every
         self.total_steps = total_steps
         self.state = state
+        self.team = team
 
     def __len__(self) -> int:
         return self.every
@@ -164,12 +194,15 @@ class Stretches:
         while step < end:
             epoch, start = divmod(step, self.stream.num_batches)
             for batch in self.stream.epoch(epoch, start):
+                own = np.arange(self.team.rank, len(batch.items), self.team.size)
+                rows = own if len(own) else np.arange(1)
                 yield {
-                    "items": torch.from_numpy(batch.items),
-                    "targets": torch.from_numpy(batch.targets),
-                    "is_target": torch.from_numpy(batch.is_target),
-                    "user_index": torch.from_numpy(batch.user_index),
+                    "items": torch.from_numpy(batch.items[rows]),
+                    "targets": torch.from_numpy(batch.targets[rows]),
+                    "is_target": torch.from_numpy(batch.is_target[rows]),
+                    "user_index": torch.from_numpy(batch.user_index[rows]),
                     "epoch": torch.tensor(epoch),
+                    "share": torch.tensor(self.team.size * batch.is_target[own].sum() / batch.num_targets).float(),
                 }
                 step += 1
                 if step == end:
@@ -189,6 +222,7 @@ class _Stretch(Callback):
         options: FitOptions,
         total: int,
         tell: Progress | None,
+        team: Team,
     ) -> None:
         self.state = state
         self.tensors = tensors
@@ -197,6 +231,7 @@ class _Stretch(Callback):
         self.options = options
         self.total = total
         self.tell = tell
+        self.team = team
         self.average: WeightAverage | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -220,7 +255,8 @@ class _Stretch(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        torch.manual_seed(fold_in(self.options.seed, self.state.step))
+        place = (self.state.step, self.team.rank) if self.team.rank else (self.state.step,)
+        torch.manual_seed(fold_in(self.options.seed, *place))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -229,7 +265,7 @@ class _Stretch(Callback):
         if self.average is not None:
             self.average.update(pl_module, self.state.step)
         self.num_batches += 1
-        self.num_targets += int(batch["is_target"].sum())
+        self.num_targets += int(batch["is_target"].sum()) * bool(batch["share"])
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         if self.tell is not None:
@@ -237,8 +273,12 @@ class _Stretch(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self.started
-        losses = {f"train_{name}": total / self.num_batches for name, total in self.sums.items()}
-        self._conclude(trainer, pl_module, losses, targets_per_second=self.num_targets / max(seconds, 1e-9))
+        totals = self.team.total(np.array([self.num_targets, *self.sums.values()]))
+        losses = {
+            f"train_{name}": float(total) / (self.num_batches * self.team.size)
+            for name, total in zip(self.sums, totals[1:], strict=True)
+        }
+        self._conclude(trainer, pl_module, losses, targets_per_second=float(totals[0]) / max(seconds, 1e-9))
 
     def _conclude(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, losses: Mapping[str, float], **speed: float
@@ -258,6 +298,7 @@ class _Stretch(Callback):
         }
         self.run.log_metrics(record)
         self._keep_last(trainer, pl_module.state_dict())
+        self.team.wait()  # what the leader has written is there for all
         self.run.update(step=self.state.step, message=f"best {self.options.metric} {self.state.best_metric:.4f}")
         logger.info("%s", record)
 
@@ -267,10 +308,14 @@ class _Stretch(Callback):
         state.num_waited = 0 if is_best else state.num_waited + 1
         if is_best:
             state.best_metric, state.best_step = metric, state.step
+        if is_best and self.team.leads:
             _save(self.run.path / "checkpoints" / "best.pt", state, {"model": pl_module.state_dict()})
 
     def _keep_last(self, trainer: pl.Trainer, model: dict[str, Any]) -> None:
         """After the best: a kill between the two repeats this stretch, best included."""
+        trainer.should_stop = self.state.is_over(self.total, self.options.patience)
+        if not self.team.leads:
+            return
         tensors = {
             "model": model,
             "optimizer": trainer.optimizers[0].state_dict(),
@@ -279,7 +324,6 @@ class _Stretch(Callback):
         if self.average is not None:
             tensors["average"] = self.average.tensors
         _save(self.run.path / "checkpoints" / "last.pt", self.state, tensors)
-        trainer.should_stop = self.state.is_over(self.total, self.options.patience)
 
 
 def _save(path: Path, state: TrainingState, tensors: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ class RecommenderTask(pl.LightningModule):
         self.compiled = torch.compile(getattr(model, objective.compiles)) if compile else None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """The loss and its parts.
+        """The loss and its parts, times the batch's `share` (see `Stretches`).
 
         Raises:
             TrainingError: the loss is not finite; names the step, the parts and the batch.
@@ -80,7 +80,8 @@ class RecommenderTask(pl.LightningModule):
                 found=parts,
                 fix="lower optimizer.learning_rate, or set precision=32-true",
             )
-        return {"loss": output.loss, **output.parts}
+        share = batch["share"]
+        return {"loss": share * output.loss, **{name: share * value for name, value in output.parts.items()}}
 
     def configure_optimizers(self) -> Any:
         """AdamW and a rate that is a function of the step."""

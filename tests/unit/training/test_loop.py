@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from genrec.data.batches import BatchStream
+from genrec.data.sequences import Ragged
+from genrec.processes import Team
+from genrec.training.loop import Stretches, TrainingState
+
 SCRIPT = """
 import os, signal, sys
 import numpy as np, torch, lightning.pytorch as pl
@@ -148,3 +153,26 @@ def test_the_best_weights_are_loaded_and_training_stops_early(tmp_path: Path) ->
     assert train(folder, patience=2, resume=True) == 0
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert all(torch.equal(value, weights(folder)[name]) for name, value in best["model"].items())
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_the_rows_of_a_batch_are_shared_out_among_a_team(size: int) -> None:
+    """Every target is in one process, and the mean over processes of weighted means is the mean over all targets."""
+    rows = [[(start + step) % 20 for step in range(2 + start % 7)] for start in range(17)]
+    stream = BatchStream(Ragged.from_lists(rows), batch_size=8, max_length=5, seed=3)  # the last batch is of few rows
+
+    def batches(team: Team) -> list[dict[str, torch.Tensor]]:
+        return list(Stretches(stream, stream.num_batches, stream.num_batches, TrainingState(), team))
+
+    def mean(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        values = (batch["items"] * 20 + batch["targets"]).double().square()
+        return values[batch["is_target"]].mean()
+
+    alone = batches(Team())
+    shared = [batches(Team(rank, size)) for rank in range(size)]
+    for whole, *parts in zip(alone, *shared, strict=True):
+        assert whole["share"] == 1
+        counted = [part for part in parts if part["share"] > 0]
+        targets = torch.cat([part["targets"][part["is_target"]] for part in counted])
+        assert torch.equal(targets.sort().values, whole["targets"][whole["is_target"]].sort().values)
+        assert torch.stack([part["share"] * mean(part) for part in parts]).sum() / size == pytest.approx(mean(whole))
