@@ -211,6 +211,24 @@ class OptimizerSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AugmentationSection:
+    """Other windows of the same histories, drawn anew in every epoch."""
+
+    drop: float = key("probability that an event is left out of its window", 0.0, minimum=0, maximum=0.99)
+    crop: float = key("probability that a window is cut to a part of itself", 0.0, minimum=0, maximum=1)
+    crop_share: float = key("least share of the events that such a part has", 0.6, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutSchedule:
+    """Factor of all dropout rates: from `start` to `end` in six stairs; early dropout is 1 to 0, late dropout 0 to 1."""
+
+    start: float = key("at the first step", 1.0, minimum=0, maximum=1)
+    end: float = key("after `over`", 1.0, minimum=0, maximum=1)
+    over: float = key("share of the steps", 0.3, minimum=0, maximum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoppingSection:
     """How long to train; the best weights on validation are kept."""
 
@@ -241,7 +259,9 @@ class TrainConfig:
     samples: Literal["windows", "pairs"] = key(
         "of a batch: histories with all their targets, or one target each with what comes before it", "windows"
     )
+    augmentation: AugmentationSection = key("changes of the histories", AugmentationSection)
     optimizer: OptimizerSection = key("how weights change", OptimizerSection)
+    dropout_schedule: DropoutSchedule = key("how much of the model's dropout when", DropoutSchedule)
     stopping: StoppingSection = key("how long to train", StoppingSection)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = key("numbers of the forward pass", "32-true")
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = key("device", "auto")

@@ -8,7 +8,7 @@ that was killed goes on with exactly the batches it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +128,7 @@ class BatchStream:
         stride: see `cut_windows`.
         seed: of the order.
         pairs: a window for each target (`cut_pairs`) instead of for as many as fit.
+        change: what becomes of each batch, by a generator that is a function of (seed, epoch, number of the batch).
 
     Raises:
         DataError: no history has two items.
@@ -142,10 +143,12 @@ class BatchStream:
         stride: int | None = None,
         seed: int = 0,
         pairs: bool = False,
+        change: Callable[[Batch, np.random.Generator], Batch] | None = None,
     ) -> None:
         self.histories = histories
         self.batch_size = batch_size
         self.seed = seed
+        self.change = change
         lengths = histories.lengths
         self.windows = cut_pairs(lengths, max_length) if pairs else cut_windows(lengths, max_length, stride)
         if not len(self.windows):
@@ -178,8 +181,9 @@ class BatchStream:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        for windows in self.epoch_order(epoch)[start:]:
-            yield self.gather(windows)
+        for number, windows in enumerate(self.epoch_order(epoch)[start:], start):
+            batch = self.gather(windows)
+            yield batch if self.change is None else self.change(batch, generator(self.seed, epoch, number))
 
     def gather(self, windows: np.ndarray) -> Batch:
         """The batch of these windows."""

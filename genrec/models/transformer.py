@@ -36,13 +36,18 @@ class Dropout(nn.Module):
         if not 0.0 <= rate < 1.0:
             raise ConfigError("dropout rate outside [0, 1)", found=rate)
         self.rate = rate
-        self.threshold = min(round(rate * 256), 255)
+        self.scale(1.0)
+
+    def scale(self, factor: float) -> None:
+        """Makes `factor` (in [0, 1]) times the rate the one in use, until this is called again."""
+        self.rate_in_use = factor * self.rate
+        self.threshold = min(round(self.rate_in_use * 256), 255)
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         if not self.training or self.threshold == 0:
             return x
         if x.device.type != "cpu":
-            return F.dropout(x, self.rate)
+            return F.dropout(x, self.rate_in_use)
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         keep = (words.view(torch.uint8)[: x.numel()] >= self.threshold).view(x.shape)
         return x * keep.to(x.dtype).mul_(256 / (256 - self.threshold))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from genrec.baselines.base import count_items
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.config import models, training
 from genrec.config.load import to_plain, to_yaml
-from genrec.data.batches import BatchStream
+from genrec.data.augment import Augmentation, augment
+from genrec.data.batches import Batch, BatchStream
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases, Ragged
 from genrec.errors import ConfigError
@@ -35,6 +37,7 @@ from genrec.seeding import fold_in, generator
 from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.terminal import Outcome, Progress, Table
+from genrec.training.dropout import dropout_factor
 from genrec.training.loop import FitOptions, TrainingState, fit
 from genrec.training.prefix_metrics import prefix_metrics
 from genrec.training.recommender_task import RecommenderTask
@@ -77,6 +80,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
         max_length=config.model.history_length,
         seed=fold_in(config.seed, 1),
         pairs=config.samples == "pairs",
+        change=_change(config.augmentation),
     )
     return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
 
@@ -94,7 +98,19 @@ def fit_options(config: training.TrainConfig, metric: str, *, validate_first: bo
         seed=fold_in(config.seed, 2),
         validate_first=validate_first,
         average=config.optimizer.average,
+        dropout=_dropout(config.dropout_schedule),
     )
+
+
+def _change(section: training.AugmentationSection) -> Callable[[Batch, np.random.Generator], Batch] | None:
+    how = Augmentation(**asdict(section))
+    return (lambda batch, random: augment(batch, how, random)) if how else None
+
+
+def _dropout(section: training.DropoutSchedule) -> Callable[[float], float] | None:
+    if section.start == section.end == 1:
+        return None
+    return partial(dropout_factor, **asdict(section))
 
 
 def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:

@@ -31,6 +31,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from genrec.data.batches import BatchStream
 from genrec.errors import ArtifactError
 from genrec.files import writing
+from genrec.models.transformer import Dropout
 from genrec.processes import ALONE, Team
 from genrec.runs import RunDirectory
 from genrec.seeding import fold_in
@@ -56,6 +57,7 @@ class FitOptions:
         seed: of batches and dropout.
         validate_first: validate before the first step too, so that the weights at the start may turn out the best.
         average: decay of a moving average of the weights, which is validated and kept in their place; None: none.
+        dropout: the share of the dropout rates that a step uses, of the share of the steps that are done.
     """
 
     max_epochs: int
@@ -68,6 +70,7 @@ class FitOptions:
     seed: int = 0
     validate_first: bool = False
     average: float | None = None
+    dropout: Callable[[float], float] | None = None
 
 
 @dataclass
@@ -257,6 +260,11 @@ class _Stretch(Callback):
     ) -> None:
         place = (self.state.step, self.team.rank) if self.team.rank else (self.state.step,)
         torch.manual_seed(fold_in(self.options.seed, *place))
+        if self.options.dropout is not None:
+            factor = self.options.dropout(self.state.step / self.total)
+            for module in pl_module.modules():
+                if isinstance(module, Dropout):
+                    module.scale(factor)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -26,6 +26,7 @@ KINDS = {
     "pairwise": [
         *[*NO_DROPOUT, "model.dropout_depth=0", "model.width=16"],
         *["loss=prefix_pairwise", "loss.num_negatives=4", "loss.beta=0.3", "loss.eta=0.1", "loss.weights=persistent"],
+        *["augmentation.drop=0.2", "augmentation.crop=0.3"],
     ],
     "decoder_only": [
         "model=decoder_only",

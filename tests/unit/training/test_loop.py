@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 from genrec.data.batches import BatchStream
 from genrec.data.sequences import Ragged
+from genrec.models.transformer import Dropout
 from genrec.processes import Team
-from genrec.training.loop import Stretches, TrainingState
+from genrec.runs import RunDirectory
+from genrec.training.loop import FitOptions, Stretches, TrainingState, fit
 
 SCRIPT = """
 import os, signal, sys
@@ -176,3 +180,38 @@ def test_the_rows_of_a_batch_are_shared_out_among_a_team(size: int) -> None:
         targets = torch.cat([part["targets"][part["is_target"]] for part in counted])
         assert torch.equal(targets.sort().values, whole["targets"][whole["is_target"]].sort().values)
         assert torch.stack([part["share"] * mean(part) for part in parts]).sum() / size == pytest.approx(mean(whole))
+
+
+class Noise(pl.LightningModule):
+    """Records the dropout of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.dropout = Dropout(0.5)
+        self.shares: list[float] = []
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        self.shares.append(float((self.dropout(torch.ones(4096)) == 0).float().mean()))
+        return {"loss": self.weight.sum()}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def test_the_dropout_of_a_step_follows_its_schedule(tmp_path: Path) -> None:
+    """Also where a run goes on: of twelve steps the first six make the first half."""
+    stream = BatchStream(Ragged.from_lists([[1, 2]] * 3), batch_size=1, max_length=2)
+    whole = []
+    for epochs, resume in ((2, False), (4, True)):
+        task = Noise()
+        options = FitOptions(
+            max_epochs=epochs, accelerator="cpu", dropout=lambda done, e=epochs: 1 - done * e / 4, validate_every=3
+        )
+        with RunDirectory.open(tmp_path / "run", command="train", config_text="a: 1\n", resume=resume) as run:
+            fit(task, stream, lambda: {"recall@10": 0.5}, run=run, options=options)
+        whole += task.shares
+    expected = [0.5 * (1 - step / 12) for step in range(12)]
+    assert whole == pytest.approx(expected, abs=0.04)
