@@ -221,7 +221,7 @@ class AugmentationSection:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutSchedule:
-    """Factor of all dropout rates: from `start` to `end` in six stairs; early dropout is 1 to 0, late dropout 0 to 1."""
+    """Factor of all dropout rates: from `start` to `end` in six stairs. Early dropout is 1 to 0, late 0 to 1."""
 
     start: float = key("at the first step", 1.0, minimum=0, maximum=1)
     end: float = key("after `over`", 1.0, minimum=0, maximum=1)
