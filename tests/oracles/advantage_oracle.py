@@ -1,6 +1,6 @@
 """Advantages in plain Python: dictionaries of prefixes, one candidate, one code at a time.
 
-A candidate is (request, codes, reward); rewards may be fractions, so that what is equal is exactly equal. None stands for padding.
+A candidate is (request, codes, reward), None is padding. Rewards may be fractions, so that what is equal is exactly so.
 """
 
 from __future__ import annotations
