@@ -296,9 +296,10 @@ def signal_parts(
     own = rewards[tree.rows].double()
     group = tree.groups[:, 0]
     _, _, has_signal = _statistics(own, group)
+    distinct = _count(tree.groups[:, -1]) / len(own) if len(own) else 1.0
     parts = {
         "zero_signal_share": 1 - _mean(has_signal.double(), empty=1.0),
-        "duplicate_share": own.new_tensor(1 - _count(tree.groups[:, -1]) / max(1, len(own))) * bool(len(own)),
+        "duplicate_share": own.new_tensor(1 - distinct),
     }
     for level in range(tree.groups.shape[1] - 1):
         siblings = find_siblings(own, tree, level)

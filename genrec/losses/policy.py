@@ -7,11 +7,11 @@ With p the policy, p_old the policy that the candidates came from, and advantage
 Each term is a `LossOutput` to minimise, and `weighted_sum` puts them together. Pure functions; must not know models,
 data or configuration. All log-probabilities are under the normalisation of the model.
 """
-# R candidates of all requests, L levels, S visited nodes, M most children of a node
+# R candidates of all requests, L levels, S nodes, M most children of a node
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,10 +77,11 @@ def code_weights(
         level_weights: of the levels, for example `prefix_weights`.
         num_hinted: leading codes that were given and not drawn (a prefix hint): nothing is learnt from them.
     """
-    levels = torch.arange(len(level_weights), device=level_weights.device)
-    is_counted = (
-        is_valid.unsqueeze(1) if num_hinted is None else is_valid.unsqueeze(1) & (levels >= num_hinted[:, None])
-    )
+    level_weights = level_weights.to(is_valid.device)
+    is_counted = is_valid.unsqueeze(1)
+    if num_hinted is not None:
+        levels = torch.arange(len(level_weights), device=is_valid.device)
+        is_counted = is_counted & (levels >= num_hinted.unsqueeze(1))
     return level_weights * is_counted
 
 
@@ -212,18 +213,18 @@ def policy_loss(
 
 
 def exact_kl(
-    log_probs: Float[Tensor, "*S M"],
-    reference: Float[Tensor, "*S M"],
-    is_visited: Bool[Tensor, "*S"],
+    log_probs: Sequence[Float[Tensor, "... _"]],
+    reference: Sequence[Float[Tensor, "... _"]],
+    is_visited: Sequence[Bool[Tensor, "..."]],
     *,
     has_rest: bool = False,
 ) -> LossOutput:
-    """sum_v p(v) log(p(v) / p_ref(v)) over the children v of each visited node, the mean over these nodes.
+    """sum_v p(v) log(p(v) / p_ref(v)) over the children v of each visited node, the mean over the nodes of all levels.
 
     Args:
-        log_probs: of the children, -inf as padding.
+        log_probs: a tensor a level, [..., M]: of the children of some nodes, -inf as padding.
         reference: of the same children; no gradient.
-        is_visited: the nodes that count, each as often as it is given.
+        is_visited: the nodes that count, each as often as it is given. A node with one child diverges from nothing.
         has_rest: the children do not have all the probability (normalisation `vocabulary`). What is left is then one
             more outcome, and the sum a lower bound of the divergence over all codes.
 
@@ -231,17 +232,19 @@ def exact_kl(
         The divergence, 0 without nodes, infinite if the reference excludes a child that the policy does not. Parts
         `kl` and `entropy`, the mean of -sum_v p(v) log p(v) in nats.
     """
-    own, other = log_probs[is_visited], reference[is_visited].detach()
-    if has_rest:
-        own, other = (torch.cat([part, _log_rest(part)], dim=1) for part in (own, other))
-    is_child = own > -torch.inf
-    safe = torch.where(is_child, own, 0.0)
-    probs = safe.exp() * is_child
-    differences = safe - torch.where(is_child, other, 0.0)
-    num_nodes = max(1, len(own))
-    kl = (probs * differences).sum() / num_nodes
-    entropy = -(probs * safe).detach().sum() / num_nodes
-    return LossOutput(kl, {"kl": kl.detach(), "entropy": entropy})
+    sums = []
+    for own, other, counts in zip(log_probs, reference, is_visited, strict=True):
+        own, other = own[counts], other[counts].detach()
+        if has_rest:
+            own, other = (torch.cat([part, _log_rest(part)], dim=1) for part in (own, other))
+        is_possible = own.exp() > 0  # neither padding nor a probability that underflows
+        safe = torch.where(is_possible, own, 0.0)
+        probs = safe.exp() * is_possible
+        differences = safe - torch.where(is_possible, other, 0.0)
+        sums.append(torch.stack([(probs * differences).sum(), -(probs * safe).detach().sum()]))
+    num_nodes = max(1, sum(int(counts.sum()) for counts in is_visited))
+    kl, entropy = torch.stack(sums).sum(dim=0) / num_nodes
+    return LossOutput(kl, {"kl": kl.detach(), "entropy": entropy.detach()})
 
 
 def sampled_kl(

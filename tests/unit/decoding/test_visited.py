@@ -67,7 +67,7 @@ def test_the_divergences_of_all_nodes_make_that_of_the_catalogue() -> None:
     for depth, (own, other) in enumerate(zip(*levels, strict=True)):
         for node in range(trie.num_nodes(depth)):
             here = own.nodes == node
-            total += reach[depth][0, node].item() * exact_kl(own.log_probs, other.log_probs, here).loss.item()
+            total += reach[depth][0, node].item() * exact_kl([own.log_probs], [other.log_probs], [here]).loss.item()
     assert total == pytest.approx(whole, abs=1e-6)
 
 

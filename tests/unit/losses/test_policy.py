@@ -176,7 +176,7 @@ def test_without_candidates_there_is_no_loss() -> None:
     outputs = [
         policy_loss(new, new, nobody, draw(R, L), siblings=draw(R, L)),
         sampled_kl(new, draw(R, L), nobody),
-        exact_kl(new, draw(R, L), ~ALL),
+        exact_kl([new], [draw(R, L)], [~ALL]),
     ]
     for output in outputs:
         assert output.loss.item() == 0
@@ -214,7 +214,7 @@ def test_exact_divergence_is_that_of_a_loop(seed: int, width: int, has_rest: boo
             of_row.append([*seen, 1 - sum(seen)] if has_rest else seen)
         numbers.append(of_row)
     is_visited = torch.tensor([True, False, True, True])
-    found = exact_kl(tables[0].requires_grad_(), tables[1], is_visited, has_rest=has_rest)
+    found = exact_kl([tables[0].requires_grad_()], [tables[1]], [is_visited], has_rest=has_rest)
     visited = [numbers[row] for row in (0, 2, 3)]
     assert found.loss.item() == pytest.approx(sum(oracle.kl(*pair) for pair in visited) / 3, abs=1e-9)
     entropy = -sum(p * math.log(p) for new, _ in visited for p in new) / 3
@@ -227,21 +227,34 @@ def test_exact_divergence_is_that_of_a_loop(seed: int, width: int, has_rest: boo
     assert (gradient[1] == 0).all()
 
 
+def test_levels_of_different_width_have_one_mean() -> None:
+    tables = [[draw(n, m, seed=n + k).log_softmax(dim=1) for n, m in ((1, 4), (5, 2))] for k in (0, 9)]
+    visited = [torch.tensor([True]), torch.tensor([True, False, True, True, False])]
+    alone = [exact_kl([a], [b], [mask]) for a, b, mask in zip(*tables, visited, strict=True)]
+    found = exact_kl(*tables, visited)
+    for name in ("kl", "entropy"):
+        expected = (alone[0].parts[name] + 3 * alone[1].parts[name]) / 4
+        assert found.parts[name].item() == pytest.approx(expected.item())
+
+
 def test_the_divergence_of_the_policy_from_itself_is_nothing() -> None:
     same = draw(4, 3).log_softmax(dim=1)
     visited = torch.ones(4, dtype=torch.bool)
-    assert exact_kl(same, same, visited).loss.item() == 0
+    assert exact_kl([same], [same], [visited]).loss.item() == 0
     assert sampled_kl(same, same, torch.ones(4, 3)).loss.item() == 0
     reference = same.clone()
     reference[2, 1] = -torch.inf
-    assert exact_kl(same, reference, visited).loss.item() == math.inf
+    never = same.clone()
+    never[2] = torch.tensor([0.0, -2000.0, -torch.inf])
+    assert math.isfinite(exact_kl([never], [reference], [visited]).loss.item())
+    assert exact_kl([same], [reference], [visited]).loss.item() == math.inf
 
 
 def test_the_sampled_divergence_has_the_exact_one_as_its_mean() -> None:
     """Weighted by p, all outcomes of one node give sum p (r - log r - 1) = KL(p || p_ref), r = p_ref / p."""
     new, reference = draw(1, 6).log_softmax(dim=1), draw(1, 6, seed=1).log_softmax(dim=1)
     found = sampled_kl(new.T, reference.T, new.T.exp())
-    exact = exact_kl(new, reference, torch.ones(1, dtype=torch.bool))
+    exact = exact_kl([new], [reference], [torch.ones(1, dtype=torch.bool)])
     assert found.loss.item() == pytest.approx(exact.loss.item())
 
 
