@@ -208,6 +208,28 @@ def potential_advantages(
     return tree.spread(group.unsqueeze(1) + kappa * gains).to(rewards.dtype)
 
 
+def target_potentials(
+    target_log_probs: Float[Tensor, "R L"], nodes: Int64[Tensor, "R L"], target_nodes: Int64[Tensor, "R L"]
+) -> Float[Tensor, "R L1"]:
+    """Phi for `potential_advantages`: the probability that what follows the prefix is the target; 0 off its path.
+
+    Args:
+        target_log_probs: of each code of the request's target given those before it.
+        nodes: trie nodes of depths 1 to L of each candidate; -1 where there is none.
+        target_nodes: of its target.
+
+    Returns:
+        Phi of the prefixes of 0 to L codes; the last is 1 for the target and 0 for all others.
+
+    >>> path = torch.tensor([[0, 3], [0, 4]])
+    >>> target_potentials(torch.tensor([[0.5, 0.25]]).log().expand(2, -1), path, path[:1].expand(2, -1)).tolist()
+    [[0.125, 0.25, 1.0], [0.125, 0.25, 0.0]]
+    """
+    is_on_path = torch.nn.functional.pad((nodes == target_nodes) & (nodes >= 0), (1, 0), value=True)
+    remaining = target_log_probs.flip(1).cumsum(dim=1).flip(1)
+    return torch.nn.functional.pad(remaining, (0, 1)).exp() * is_on_path
+
+
 def progress_advantages(
     rewards: Float[Tensor, " R"],
     tree: CandidateTree,

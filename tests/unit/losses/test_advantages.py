@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -21,6 +22,7 @@ from genrec.losses.advantages import (
     sibling_advantages,
     sibling_pairs,
     signal_parts,
+    target_potentials,
     tree_td_advantages,
 )
 from oracles import advantage_oracle as oracle
@@ -168,6 +170,18 @@ def test_no_contrast_is_exactly_nothing(name: str, dtype: torch.dtype) -> None:
         assert (found == 0).all()
     rewards = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2, 0.2, 5.0], dtype=dtype)  # the first codes are alike
     assert (sibling_advantages(rewards, build_candidate_tree(codes, requests))[:, 0] == 0).all()
+
+
+def test_the_potential_is_the_probability_of_the_rest_of_the_target() -> None:
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.nn.functional.logsigmoid(torch.randn(4, 3, generator=generator, dtype=torch.float64))
+    target = torch.tensor([2, 5, 9]).expand(4, -1)
+    nodes = torch.tensor([[2, 5, 9], [2, 5, 8], [2, 4, 7], [-1, -1, -1]])
+    found = target_potentials(log_probs, nodes, target)
+    for row, depth_on_path in enumerate((3, 2, 1, 0)):
+        for depth in range(4):
+            expected = math.prod(log_probs[row, depth:].exp().tolist()) if depth <= depth_on_path else 0.0
+            assert found[row, depth].item() == pytest.approx(expected)
 
 
 def test_a_floor_keeps_two_siblings_from_always_being_one_apart() -> None:
