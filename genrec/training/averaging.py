@@ -1,4 +1,4 @@
-"""A moving average of weights: what is validated, kept as the best and saved, while the raw weights go on learning.
+"""Weights between weights: a moving average beside the raw ones, and the way from one training to the next.
 
 Knows modules; must not know losses or files.
 """
@@ -12,8 +12,33 @@ import torch
 from torch import Tensor, nn
 
 
+def interpolate(first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """(1 - a) first + a second (ReCUT), of the state dicts of one model before and after it was tuned further.
+
+    Args:
+        first: at share 0.
+        second: at share 1, with the same names; what is not a floating-point number must be equal.
+        share: a. Which is best is for validation to say.
+
+    >>> interpolate({"w": torch.tensor([0.0, 4.0])}, {"w": torch.tensor([2.0, 4.0])}, 0.25)
+    {'w': tensor([0.5000, 4.0000])}
+    """
+    assert first.keys() == second.keys(), "the weights of two models"
+    mixed = {}
+    for name, tensor in first.items():
+        own, other = tensor.detach(), second[name].detach()
+        if own.is_floating_point():
+            mixed[name] = torch.where(own == other, own, own.lerp(other, share))  # two infinities stay one
+        else:
+            assert torch.equal(own, other), f"{name} differs and cannot be interpolated"
+            mixed[name] = own.clone()
+    return mixed
+
+
 class WeightAverage:
-    """a <- d a + (1 - d) w after each step, d = min(decay, (1 + t) / (10 + t)) at step t (from 1).
+    """A moving average: what is validated, kept as the best and saved, while the raw weights go on learning.
+
+    a <- d a + (1 - d) w after each step, d = min(decay, (1 + t) / (10 + t)) at step t (from 1).
 
     The warm-up lets the first average forget its random start. Buffers are not averaged: those of the module count.
 

@@ -11,6 +11,8 @@ import scipy.sparse as sp
 import torch
 
 from genrec.decoding.exhaustive import score_catalogue
+from genrec.decoding.sampling import Sampling, beam_rollouts, sample_with_replacement, stochastic_beam_search
+from genrec.decoding.visited import score_visited
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
@@ -227,6 +229,38 @@ class TestRecommender:
                 found = model.score_targets(histories, alone, with_means=True)
                 for many, one in zip(together, found, strict=True):
                     torch.testing.assert_close(many[:, place], one[targets >= 0], rtol=1e-5, atol=1e-5)
+
+    def test_rollouts_have_the_log_probabilities_that_training_sees(self, kind: str) -> None:
+        """So the first update on them is on policy: all ratios are 1."""
+        model = KINDS[kind]()
+        histories, _ = windows(8)
+        histories, lengths = histories[1:7], (histories[1:7] >= 0).sum(dim=1)
+        targets = torch.full_like(histories, -1)
+        targets[torch.arange(6), lengths - 1] = 0
+        sampling = Sampling(0, torch.arange(6), temperature=2.0)
+        with torch.no_grad():
+            context = model.encode(histories, lengths)
+            for found in (
+                sample_with_replacement(model, model.trie, context, sampling, num_candidates=4),
+                stochastic_beam_search(model, model.trie, context, sampling, num_candidates=4),
+                beam_rollouts(model, model.trie, context, num_candidates=4),
+            ):
+                assert found.is_valid.all()
+                scores = model.score_items(model.read_positions(histories, targets), found.item_index)
+                torch.testing.assert_close(found.log_probs, scores.log_probs, rtol=1e-4, atol=1e-5)
+        # Along the search, too, there is a gradient, and it is that of training.
+        gradients = []
+        for way in ("search", "training"):
+            model.zero_grad()
+            if way == "search":
+                levels = score_visited(model, model.trie, model.encode(histories, lengths), found.nodes)
+                log_probs = torch.stack([level.chosen() for level in levels], dim=2)
+            else:
+                log_probs = model.score_items(model.read_positions(histories, targets), found.item_index).log_probs
+            (log_probs * torch.linspace(-1, 1, log_probs.numel()).view_as(log_probs)).sum().backward()
+            gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()])
+        for along_search, in_training in zip(*gradients, strict=True):
+            torch.testing.assert_close(along_search, in_training, rtol=1e-3, atol=1e-4)
 
     def test_means_are_those_of_all_alternatives(self, kind: str) -> None:
         """Of the children of the prefix in the catalogue under "trie", and of no more under "vocabulary"."""

@@ -1,4 +1,4 @@
-"""The moving average of weights, against a loop."""
+"""Averages of weights, against loops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from genrec.training.averaging import WeightAverage
+from genrec.training.averaging import WeightAverage, interpolate
 
 
 def test_the_average_is_that_of_a_loop_and_leaves_the_weights_alone() -> None:
@@ -44,3 +44,20 @@ def test_a_constant_is_its_own_average() -> None:
         average.update(module, step)
     for name, parameter in module.named_parameters():
         torch.testing.assert_close(average.tensors[name], parameter.detach(), rtol=0, atol=1e-7)
+
+
+def test_interpolated_weights_lie_on_the_line_between_two() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = ({"w": torch.randn(4, generator=generator), "n": torch.tensor(3)} for _ in range(2))
+    for weights in (first, second):
+        weights["floor"] = torch.tensor([-torch.inf, 0.0])
+    for share in (0.0, 0.3, 1.0):
+        found = interpolate(first, second, share)
+        expected = [(1 - share) * a + share * b for a, b in zip(first["w"].tolist(), second["w"].tolist(), strict=True)]
+        assert found["w"].tolist() == pytest.approx(expected)
+        assert found["n"].item() == 3
+        assert found["floor"].tolist() == [-torch.inf, 0.0]
+    assert torch.equal(interpolate(first, second, 0.0)["w"], first["w"])
+    assert torch.equal(interpolate(first, second, 1.0)["w"], second["w"])
+    with pytest.raises(AssertionError, match="n differs"):
+        interpolate(first, second | {"n": torch.tensor(4)}, 0.5)
