@@ -1,7 +1,6 @@
 """Sampled items as a function of where they are used: no generator, no state, the same in one process and in several.
 
-The finaliser of SplitMix64 (Steele et al. 2014) mixes the seed, the epoch and the place of a target into 64 bits for
-each negative. Knows tensors alone.
+The seed, the epoch and the place of a target are hashed to 64 bits for each negative. Knows tensors alone.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from genrec.data.hashing import fold_words, top_bits
 from genrec.seeding import fold_in
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _BITS = 31
 
 
@@ -38,18 +36,6 @@ def draw_items(
     assert 0 < num_items < 2**_BITS, "too many items"
     state = torch.full((len(places),), fold_in(seed, epoch), dtype=torch.int64, device=places.device)
     for column in places.unbind(dim=1):
-        state = _mix(state + column * _GOLDEN)
+        state = fold_words(state, column)
     numbers = torch.arange(1, num_negatives + 1, device=places.device)
-    words = _mix(state.unsqueeze(1) + numbers * _GOLDEN)
-    return (_shift(words, 64 - _BITS) * num_items) >> _BITS
-
-
-def _mix(words: Int64[Tensor, "*P"]) -> Int64[Tensor, "*P"]:
-    words = (words ^ _shift(words, 30)) * _FIRST
-    words = (words ^ _shift(words, 27)) * _SECOND
-    return words ^ _shift(words, 31)
-
-
-def _shift(words: Int64[Tensor, "*P"], places: int) -> Int64[Tensor, "*P"]:
-    """To the right, filled up with zeros (torch's shift of signed integers fills up with the sign)."""
-    return (words >> places) & ((1 << (64 - places)) - 1)
+    return (top_bits(fold_words(state.unsqueeze(1), numbers), _BITS) * num_items) >> _BITS
