@@ -51,6 +51,7 @@ class TreeScorer(Protocol):
         parents: Int64[Tensor, "B W"],
         depths: Int64[Tensor, "B W"],
         nodes: Int64[Tensor, "B W"],
+        log_probs: Float[Tensor, "B W"],
     ) -> tuple[Float[Tensor, "B W M"], Float[Tensor, "B W"]]:
         """Reads prefixes whose parents have been read before.
 
@@ -60,6 +61,7 @@ class TreeScorer(Protocol):
             parents: row of the prefix without its last code.
             depths: 1 to L.
             nodes: trie node of that depth; -1 for a dead prefix, whose results nobody will read.
+            log_probs: of the prefix, as the search has it.
 
         Returns:
             Log-probabilities of the children of each node in the order of their codes, padded to M (whatever stands in
@@ -112,13 +114,14 @@ class TableTreeScorer:
         parents: Int64[Tensor, "B W"],
         depths: Int64[Tensor, "B W"],
         nodes: Int64[Tensor, "B W"],
+        log_probs: Float[Tensor, "B W"],
     ) -> tuple[Float[Tensor, "B W M"], Float[Tensor, "B W"]]:
         is_alive = nodes >= 0
         is_below = depths == state.depths.gather(1, parents) + 1
         assert bool((is_below | ~is_alive).all()), "not one level below its parent"
         tables = state.tables.unsqueeze(1).expand_as(nodes)
         values = self.values[0].new_zeros(nodes.shape)
-        log_probs = self.scorer.log_probs[0].new_full((*nodes.shape, widest_below_root(self.trie)), -torch.inf)
+        children = self.scorer.log_probs[0].new_full((*nodes.shape, widest_below_root(self.trie)), -torch.inf)
         for depth in range(1, self.trie.num_levels + 1):
             own = is_alive & (depths == depth)
             node, table = nodes[own], tables[own]
@@ -127,10 +130,10 @@ class TableTreeScorer:
             values[own] = self.values[depth][table, node]
             if depth < self.trie.num_levels:
                 width = self.trie.max_branching[depth]
-                log_probs[..., :width][own] = self.scorer.log_probs[depth][table, node]
+                children[..., :width][own] = self.scorer.log_probs[depth][table, node]
         state.nodes.scatter_(1, rows, nodes)
         state.depths.scatter_(1, rows, depths)
-        return log_probs, values
+        return children, values
 
 
 def widest_below_root(trie: SemanticIdTrie) -> int:

@@ -278,7 +278,8 @@ class _Search:
         above = _pick(own.paths, slots).gather(2, (depths - 1).clamp(min=0).unsqueeze(2)).squeeze(2)
         nodes = torch.where(slots > 0, own.nodes.gather(1, slots), -1)
         rows, parents = own.rows.gather(1, slots), own.rows.gather(1, above)
-        log_probs, values = self.scorer.forward(self.state, rows, parents, depths, nodes)
+        of_prefixes = own.log_probs.gather(1, slots)
+        log_probs, values = self.scorer.forward(self.state, rows, parents, depths, nodes, of_prefixes)
         self.num_calls += 1
         self._take(slots, log_probs.to(self.left.dtype), values, levels)
 

@@ -187,6 +187,59 @@ class CodeDecoder(nn.Module):
         terms = _terms(trie, level, state.users, None, memory)
         return self.scores.of_children(trie, level, Prefixes(decoded, decoded + user, nodes), terms=terms), state
 
+    def extend(
+        self, trie: SemanticIdTrie, level: int, paths: Float[Tensor, "*R D"], nodes: Int64[Tensor, "*R"]
+    ) -> Float[Tensor, "*R D"]:
+        """What the codes of prefixes add to u, from what those before the last do; `nodes` are of depth `level` < L."""
+        if self.joint_depth == trie.num_levels:
+            return paths
+        return paths + self._token(trie, level - 1, trie.child_codes[level - 1][nodes], nodes)
+
+    def of_nodes(
+        self,
+        trie: SemanticIdTrie,
+        depths: Int64[Tensor, " R"],
+        state: DecoderState,
+        owners: Int64[Tensor, " R"],
+        paths: Float[Tensor, "R D"],
+        nodes: Int64[Tensor, " R"],
+        memory: TransitionMemory | None,
+    ) -> Float[Tensor, "R M"]:
+        """Log-probabilities of the children of nodes of any depths below the root, each for its own request.
+
+        Args:
+            trie: the catalogue.
+            depths: 1 to L; leaves have no children.
+            state: of the root; its path is not read.
+            owners: request of each node.
+            paths: what its codes add to u, see `extend`.
+            nodes: none is -1.
+            memory: as in `step`.
+
+        Returns:
+            In the order of the codes, -inf as padding.
+        """
+        users = state.users.state.index_select(0, owners)
+        decoded = self._decode(users + paths) if self.joint_depth < trie.num_levels else users
+        found = decoded.new_full((len(nodes), max(trie.max_branching[1:], default=1)), -torch.inf, dtype=torch.float32)
+        for level in range(1, trie.num_levels):
+            rows = (depths == level).nonzero().squeeze(1)
+            own, at = nodes.index_select(0, rows), owners.index_select(0, rows)
+            if level < self.joint_depth:
+                children = trie.children(level, own)
+                below = state.joint[level][at.unsqueeze(1), children.nodes.clamp(min=0)]
+                log_probs = below - state.joint[level - 1][at, own].unsqueeze(1)
+                log_probs = log_probs.masked_fill(~children.is_valid, -torch.inf)
+            else:
+                inner = decoded.index_select(0, rows)
+                prefixes = Prefixes(inner, inner + users.index_select(0, rows), own)
+                terms = _terms(trie, level, state.users, at, memory)
+                log_probs = self.scores.of_children(
+                    trie, level, Prefixes(*(part.unsqueeze(1) for part in prefixes)), terms=terms
+                ).squeeze(1)
+            found[rows, : log_probs.shape[1]] = log_probs
+        return found
+
     def _states(
         self, trie: SemanticIdTrie, state: Float[Tensor, "P D"], tree: PrefixTree, *, until: int
     ) -> list[Float[Tensor, "R D"]]:
