@@ -126,14 +126,9 @@ def value_guided_search(
     if num_candidates < 1:
         raise ConfigError("wrong number of candidates", expected="1 or more", found=num_candidates)
     check_budget(trie, settings)
-    search = _Search(scorer, trie, context, settings, constraint)
-    batch = len(search.tree.num_nodes)
-    assert constraint is None or constraint.num_requests in (None, batch), "a constraint of another batch"
-    device = search.tree.num_nodes.device
-    numbers = torch.arange(batch, device=device) if request_ids is None else request_ids
-    words = fold_words(torch.full((batch,), fold_in(seed), dtype=torch.int64, device=device), numbers)
+    search = _Search(scorer, trie, context, settings, constraint, seed, request_ids)
     search.plant()
-    search.grow(words)
+    search.grow()
     trace = search.tree.trace(search.num_calls)
     _check_numbers(trace, search.num_bad)
     return _rank_leaves(trie, trace, settings, num_candidates, constraint), trace
@@ -160,22 +155,34 @@ def check_budget(trie: SemanticIdTrie, settings: ValueGuidedSettings) -> None:
         )
 
 
-def child_noise(words: Int64[Tensor, " B"], depths: Int64[Tensor, " B"], nodes: Int64[Tensor, "B M"]) -> Tensor:
-    """Gumbel noise of nodes of a depth, float64: adding it to log-probabilities draws without replacement.
+def node_noise(
+    seed: int, request_ids: Int64[Tensor, " B"], depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W M"]
+) -> Float[Tensor, "B W M"]:
+    """Gumbel noise of trie nodes, float64: added to log-probabilities, it draws among them without replacement.
 
     Args:
-        words: of (seed, request).
+        seed: in [0, 2^64).
+        request_ids: for which it is.
         depths: of the nodes.
-        nodes: trie nodes.
+        nodes: any integers for which noise is wanted.
     """
-    return gumbel_of(fold_words(fold_words(words, depths).unsqueeze(1), nodes))
+    return _noise(_words(seed, request_ids), depths, nodes)
+
+
+def _words(seed: int, request_ids: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+    return fold_words(torch.full_like(request_ids, fold_in(seed)), request_ids)
+
+
+def _noise(words: Int64[Tensor, " B"], depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W M"]) -> Tensor:
+    return gumbel_of(fold_words(fold_words(words.unsqueeze(1), depths).unsqueeze(2), nodes))
 
 
 class _Search:
     """The trees of one search while they grow.
 
-    `left[b, row]` holds the log-probabilities of the children by which a forwarded prefix may still be expanded, -inf
-    elsewhere. The last row is nowhere: what is written for requests that are done goes there.
+    Of the children of the prefix in a row, `log_probs` holds the log-probabilities (-inf: not admissible), `keys` the
+    same with noise, -inf where it is in the tree already, so that the largest is the next to be drawn, and `num_left`
+    how many that leaves. The last row is nowhere: what is written for requests that are done goes there.
     """
 
     def __init__(
@@ -185,6 +192,8 @@ class _Search:
         context: Any,
         settings: ValueGuidedSettings,
         constraint: Constraint | None,
+        seed: int,
+        request_ids: Int64[Tensor, " B"] | None,
     ) -> None:
         self.scorer, self.trie, self.settings, self.constraint = scorer, trie, settings, constraint
         num_rows = settings.node_budget + 2
@@ -193,8 +202,12 @@ class _Search:
         batch = len(log_probs)
         self.num_calls, self.nowhere = 1, num_rows - 1
         self.tree = SearchTree(batch, trie.num_levels, 2 * num_rows, nowhere=self.nowhere, like=log_probs)
-        self.left = log_probs.new_full((batch, num_rows, max(trie.max_branching)), -torch.inf)
+        assert constraint is None or constraint.num_requests in (None, batch), "a constraint of another batch"
+        self.words = _words(seed, torch.arange(batch, device=log_probs.device) if request_ids is None else request_ids)
+        self.log_probs = log_probs.new_full((batch, num_rows, max(trie.max_branching)), -torch.inf)
+        self.keys = torch.full_like(self.log_probs, -torch.inf, dtype=torch.float64)
         self.first_children = torch.zeros(batch, num_rows, dtype=torch.int64, device=log_probs.device)
+        self.num_left = torch.zeros_like(self.first_children)
         self.num_forwarded = torch.zeros(batch, dtype=torch.int64, device=log_probs.device)
         self.num_bad = torch.zeros(batch, trie.num_levels + 1, dtype=torch.int64, device=log_probs.device)
         root = torch.full((batch, 1), ROOT, dtype=torch.int64, device=log_probs.device)
@@ -204,10 +217,10 @@ class _Search:
         """The initial beam search, and its visits."""
         trie, tree = self.trie, self.tree
         slots = torch.full_like(tree.num_nodes, ROOT).unsqueeze(1)
-        nodes, totals = torch.zeros_like(slots), self.left.new_zeros(slots.shape)
+        nodes, totals = torch.zeros_like(slots), self.log_probs.new_zeros(slots.shape)
         for level in range(trie.num_levels):
             rows = tree.slots.rows.gather(1, slots)
-            log_probs = _pick(self.left, rows)[..., : trie.max_branching[level]]
+            log_probs = _pick(self.log_probs, rows)[..., : trie.max_branching[level]]
             beams = advance(
                 trie, level, nodes, totals.unsqueeze(2) + log_probs, self.settings.initial_width, constraint=None
             )
@@ -222,30 +235,34 @@ class _Search:
                 self._forward(slots, range(level + 1, min(level + 2, trie.num_levels)))
         tree.visit(slots)
 
-    def grow(self, words: Int64[Tensor, " B"]) -> None:
+    def grow(self) -> None:
         """Round by round, until every budget is spent or nothing is left to expand."""
-        number = 0
-        while bool(self._is_active().any()):
+        number, is_active = 0, self._is_active()
+        while bool(is_active.any()):
             number += 1
-            chosen = [self._expand(words, number) for _ in range(self.settings.selections_per_round)]
-            self._forward(torch.cat(chosen, dim=1), range(1, self.trie.num_levels))
+            chosen = [self._expand(is_active, number)]
+            for _ in range(self.settings.selections_per_round - 1):
+                chosen.append(self._expand(self._is_active(), number))
+            slots = torch.cat(chosen, dim=1)
+            if bool(slots.any()):
+                self._forward(slots, range(1, self.trie.num_levels))
+            is_active = self._is_active()
 
     def _is_active(self) -> Bool[Tensor, " B"]:
         return (self.num_forwarded < self.settings.node_budget) & self.tree.is_open.any(dim=1)
 
-    def _expand(self, words: Int64[Tensor, " B"], number: int) -> Int64[Tensor, "B 1"]:
+    def _expand(self, is_active: Bool[Tensor, " B"], number: int) -> Int64[Tensor, "B 1"]:
         """Selects a prefix in each tree and adds a child of it; gives the slots of the children to be forwarded."""
-        tree, is_active = self.tree, self._is_active().unsqueeze(1)
+        tree, is_active = self.tree, is_active.unsqueeze(1)
         chosen, is_passed = select_nodes(tree.slots, tree.end, self.settings.exploration)
         tree.slots.visits[:, : tree.end] += is_passed & is_active
         parents = torch.where(is_active, chosen.unsqueeze(1), 0)
         depths = tree.slots.depths.gather(1, parents) + 1
         rows = tree.slots.rows.gather(1, parents)
-        left, first = _pick(self.left, rows).squeeze(1), self.first_children.gather(1, rows)
-        children = first + torch.arange(left.shape[1], device=left.device)
-        place = (left.double() + child_noise(words, depths.squeeze(1), children)).argmax(dim=1, keepdim=True)
-        nodes = first + place
-        log_probs = tree.slots.log_probs.gather(1, parents) + left.gather(1, place)
+        place = _pick(self.keys, rows).argmax(dim=2)
+        nodes = self.first_children.gather(1, rows) + place
+        of_child = self.log_probs.flatten(1).gather(1, rows * self.log_probs.shape[2] + place)
+        log_probs = tree.slots.log_probs.gather(1, parents) + of_child
         self._take_off(parents, torch.where(is_active, nodes, -1))
         slots = tree.add(is_active, parents, depths, nodes, log_probs, number)
         tree.visit(slots)
@@ -255,14 +272,14 @@ class _Search:
         return slots
 
     def _take_off(self, parents: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W"]) -> None:
-        """What is left of the parents (slots), without these children of theirs; -1: nothing happens."""
+        """These children of theirs are not left to the parents (slots) any more; -1: nothing happens."""
         is_child = nodes >= 0
         parents = torch.where(is_child, parents, 0)
         rows = self.tree.slots.rows.gather(1, parents)
         places = torch.where(is_child, nodes - self.first_children.gather(1, rows), 0)
-        self.left.flatten(1).scatter_(1, rows * self.left.shape[2] + places, -torch.inf)
-        is_open = (_pick(self.left, rows) > -torch.inf).any(dim=2) & is_child
-        self.tree.slots.is_open.scatter_(1, parents, is_open)
+        self.keys.flatten(1).scatter_(1, rows * self.keys.shape[2] + places, -torch.inf)
+        self.num_left.scatter_add_(1, rows, -is_child.long())
+        self.tree.slots.is_open.scatter_(1, parents, (self.num_left.gather(1, rows) > 0) & is_child)
 
     def _charge(self, slots: Int64[Tensor, "B W"]) -> None:
         """Gives each of these a row, which the budget pays for."""
@@ -281,7 +298,7 @@ class _Search:
         of_prefixes = own.log_probs.gather(1, slots)
         log_probs, values = self.scorer.forward(self.state, rows, parents, depths, nodes, of_prefixes)
         self.num_calls += 1
-        self._take(slots, log_probs.to(self.left.dtype), values, levels)
+        self._take(slots, log_probs.to(self.log_probs.dtype), values, levels)
 
     def _take(self, slots: Int64[Tensor, "B W"], log_probs: Tensor, values: Tensor, levels: range) -> None:
         """Takes in what the model says of the prefixes in these slots."""
@@ -294,13 +311,20 @@ class _Search:
         self.num_bad.scatter_add_(1, depths, (~is_number.all(dim=2)).long())
         log_probs = log_probs.masked_fill(~is_number, -torch.inf)
         entropies, values = entropy(log_probs), values.double()
-        left = log_probs.masked_fill(~is_alive, -torch.inf)
-        self.left.scatter_(1, rows.unsqueeze(2).expand_as(left), left)
+        if self.constraint is not None:
+            log_probs = log_probs.masked_fill(~is_alive, -torch.inf)
+        children = first.unsqueeze(2) + torch.arange(log_probs.shape[2], device=first.device)
+        noise = _noise(self.words, depths + 1, children)
+        num_left = (log_probs > -torch.inf).sum(dim=2)
+        where = rows.unsqueeze(2).expand_as(log_probs)
+        self.log_probs.scatter_(1, where, log_probs)
+        self.keys.scatter_(1, where, log_probs + noise)
         self.first_children.scatter_(1, rows, first)
+        self.num_left.scatter_(1, rows, num_left)
         own.values.scatter_(1, slots, values)
         own.entropies.scatter_(1, slots, entropies)
         own.priorities.scatter_(1, slots, values.nan_to_num() + self.settings.entropy_weight * entropies)
-        own.is_open.scatter_(1, slots, (left > -torch.inf).any(dim=2))
+        own.is_open.scatter_(1, slots, num_left > 0)
 
     def _children(
         self, depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W"], levels: range, *, width: int

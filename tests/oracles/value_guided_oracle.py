@@ -1,7 +1,7 @@
 """Value-guided search the slow way: one request, one prefix at a time, in dictionaries; docs/methods.md section 4.
 
 Log-probabilities are numpy.float32, added from the root down, everything else Python floats, so that trees can be
-compared node by node. The mean of the gate is exact.
+compared node by node.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -113,14 +112,14 @@ def select(tree: Mapping[Prefix, Node], budget: Budget) -> Node:
         return priority(node) + budget.exploration * math.sqrt(math.log(num_visits + 1) / (node.visits + 1))
 
     opened = [node for node in tree.values() if node.left]
-    by_depth: dict[int, list[Fraction]] = {}
+    by_depth: dict[int, list[float]] = {}
     for node in opened:
-        by_depth.setdefault(len(node.prefix), []).append(Fraction(priority(node)))
-    means = {depth: sum(found) / len(found) for depth, found in by_depth.items()}
+        by_depth.setdefault(len(node.prefix), []).append(priority(node))
+    means = {depth: math.fsum(found) / len(found) for depth, found in by_depth.items()}
     ranked = sorted(opened, key=lambda node: (-promise(node), -len(node.prefix), node.prefix))
     for place, node in enumerate(ranked):
-        mean = float(means[len(node.prefix)])
-        if Fraction(priority(node)) >= means[len(node.prefix)] - Fraction(1e-9 * (1 + abs(mean))):
+        mean = means[len(node.prefix)]
+        if priority(node) >= mean - 1e-9 * (1 + abs(mean)):
             for passed in ranked[:place]:
                 passed.visits += 1
             return node

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genrec.data.hashing import fold_words
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.search_tree import SearchTrace
@@ -19,13 +18,12 @@ from genrec.decoding.tree_scorer import TableTreeScorer
 from genrec.decoding.value_guided import (
     RANKINGS,
     ValueGuidedSettings,
-    child_noise,
+    node_noise,
     entropy,
     initial_cost,
     value_guided_search,
 )
 from genrec.errors import ConfigError, DataError
-from genrec.seeding import fold_in
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
 from oracles import search_oracle, trie_oracle, value_guided_oracle
@@ -85,16 +83,16 @@ def slow_tree(
         value = float(scorer.values[len(prefix)][how["table"], places[prefix]])
         return Reading(value, entropies.get(prefix, plain), children)
 
-    words = fold_words(torch.tensor([fold_in(how["seed"])]), torch.tensor([how["request_id"]]))
-
-    def noise(prefix: Prefix) -> float:
-        depth, node = torch.tensor([len(prefix)]), torch.tensor([[places[prefix]]])
-        return float(child_noise(words, depth, node))
+    noise: dict[Prefix, float] = {}
+    for depth, prefixes in enumerate(prefixes_of(trie)):
+        nodes = torch.arange(len(prefixes)).view(1, 1, -1)
+        drawn = node_noise(how["seed"], torch.tensor([how["request_id"]]), torch.tensor([[depth]]), nodes)
+        noise |= dict(zip(prefixes, drawn.flatten().tolist(), strict=True))
 
     def is_alive(prefix: Prefix) -> bool:
         return bool(how["admissible"] & set(trie_oracle.items(root, prefix)))
 
-    return value_guided_oracle.search(read, noise, is_alive, trie.num_levels, how["budget"])
+    return value_guided_oracle.search(read, noise.__getitem__, is_alive, trie.num_levels, how["budget"])
 
 
 @st.composite
