@@ -35,7 +35,7 @@ from office import SIZES, Work, build_hierarchical, keep_freed_memory, load_offi
 
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.search_tree import SearchTrace
-from genrec.decoding.value_guided import ValueGuidedSettings, node_noise, entropy, value_guided_search
+from genrec.decoding.value_guided import ValueGuidedSettings, entropy, node_noise, value_guided_search
 from genrec.models.hierarchical_trees import HierarchicalTreeScorer
 from genrec.models.settings import ValueHeadSettings
 from genrec.models.value_head import ValueHead
@@ -187,7 +187,9 @@ def main() -> int:
         "benchmark": "value_guided",
         "data": data,
         "ratio": {kind: round(ratio, 1) for kind, ratio in ratios.items()},
-        "requests_per_cpu_s": {kind: {name: round(speed, 1) for name, speed in found.items()} for kind, found in speeds.items()},
+        "requests_per_cpu_s": {
+            kind: {name: round(speed, 1) for name, speed in found.items()} for kind, found in speeds.items()
+        },
         "limits": LIMITS,
         "repetitions": arguments.repetitions,
         "torch": torch.__version__,

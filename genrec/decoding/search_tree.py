@@ -1,4 +1,4 @@
-"""A growing tree of prefixes for each request of a batch, as tensors with one slot a node; and which node to expand next.
+"""A growing tree of prefixes for each request of a batch, one slot of tensors a node; and which node is expanded next.
 
 Slot 0 is nowhere: what is written for a request that is already done goes there. Slot 1 is the root, and every request
 fills the slots after it in its own order. Must not know models, budgets or constraints.
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 ROOT = 1
-_DEPTH_SHIFT = 48  # nodes of a depth are below 2^48
+DEPTH_SHIFT = 48  # nodes of a depth are below 2^48
 _ROUNDING = 1e-9  # relative error of a mean that is taken for rounding
 
 
@@ -26,7 +26,7 @@ class SearchTrace:
         nodes: trie node of its depth; -1 where there is no more.
         depths: codes of the prefix; the root, at place 0, has none.
         parents: place of the prefix without its last code; -1 for the root.
-        rounds: 0 for the root and the initial beams, then the round that added it.
+        rounds: 0 for the root and the initial beams, then the round of its request.
         visits: initial beams through it, expansions at or below it and its own, and how often it was passed over.
         log_probs: of the prefix; -inf where there is no more.
         values: V of the prefix; -inf for leaves that were not forwarded.
@@ -97,7 +97,7 @@ class SearchTree:
         root = torch.zeros_like(everyone, dtype=torch.int64)
         self.slots.rows[:, 0] = nowhere
         self.slots.rows[:, ROOT] = 0
-        self.add(everyone, root, root, root, torch.zeros_like(root, dtype=like.dtype), 0)
+        self.add(everyone, root, root, root, torch.zeros_like(root, dtype=like.dtype), root)
 
     def add(
         self,
@@ -106,7 +106,7 @@ class SearchTree:
         depths: Int64[Tensor, "B W"],
         nodes: Int64[Tensor, "B W"],
         log_probs: Float[Tensor, "B W"],
-        number: int,
+        rounds: Int64[Tensor, "B W"],
     ) -> Int64[Tensor, "B W"]:
         """Takes new nodes in and returns their slots, 0 for those that are not new.
 
@@ -116,7 +116,7 @@ class SearchTree:
             depths: of the nodes.
             nodes: trie nodes.
             log_probs: of the prefixes.
-            number: of the round.
+            rounds: in which they are added; its one column may stand for all.
         """
         self._reserve(self.end + nodes.shape[1])
         places = self.num_nodes.unsqueeze(1) + is_new.cumsum(dim=1)  # slot 0 is nowhere, so the first is 1
@@ -128,9 +128,9 @@ class SearchTree:
         own.paths.scatter_(1, slots.unsqueeze(2).expand_as(paths), paths)
         own.nodes.scatter_(1, slots, nodes)
         own.depths.scatter_(1, slots, depths * is_new)
-        own.order.scatter_(1, slots, (depths << _DEPTH_SHIFT) - nodes)
+        own.order.scatter_(1, slots, (depths << DEPTH_SHIFT) - nodes)
         own.log_probs.scatter_(1, slots, log_probs)
-        own.rounds.scatter_(1, slots, torch.full_like(slots, number))
+        own.rounds.scatter_(1, slots, rounds.expand_as(slots))
         return slots
 
     def visit(self, slots: Int64[Tensor, "B W"]) -> None:
@@ -198,9 +198,7 @@ class SearchTree:
         )
 
 
-def select_nodes(
-    slots: Slots, num_slots: int, exploration: float
-) -> tuple[Int64[Tensor, " B"], Bool[Tensor, "B S"]]:
+def select_nodes(slots: Slots, num_slots: int, exploration: float) -> tuple[Int64[Tensor, " B"], Bool[Tensor, "B S"]]:
     """The node to expand in each tree, and the nodes that were passed over on the way to it.
 
     docs/methods.md section 4, rules 3 and 4: open nodes come in the order of U = G + beta sqrt(ln(N_root + 1) /

@@ -60,9 +60,7 @@ def rank_items(
     items, scores = items.gather(1, order), scores.gather(1, order)
     items = items.masked_fill(scores == -torch.inf, -1)
     missing = (0, k - items.shape[1])
-    return torch.nn.functional.pad(items, missing, value=-1), torch.nn.functional.pad(
-        scores, missing, value=-torch.inf
-    )
+    return torch.nn.functional.pad(items, missing, value=-1), torch.nn.functional.pad(scores, missing, value=-torch.inf)
 
 
 def rank_order(items: Int64[Tensor, "B C"], scores: Float[Tensor, "B C"]) -> Int64[Tensor, "B C"]:

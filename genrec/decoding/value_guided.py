@@ -1,7 +1,7 @@
-"""Value-guided search (VED): a tree of prefixes that grows where the value of a prefix and the policy's doubt promise most.
+"""Value-guided search (VED): a tree of prefixes that grows where values and the policy's doubt promise most.
 
-V-STAR (arXiv 2602.10699, section 4.2), docs/methods.md section 4. After an initial beam search, each round expands one
-prefix of every request by one child:
+V-STAR (arXiv 2602.10699, section 4.2), docs/methods.md section 4. After an initial beam search, every round expands one
+prefix of a request by one child:
 
 1. initial tree: a beam search of small width, whose nodes count against the budget (at most half of it);
 2. priority of a prefix s: G(s) = V(s) + lambda H(s), V the value of its own prefix, H the entropy of the policy over
@@ -17,7 +17,7 @@ prefix of every request by one child:
 
 The authors' released code gives children the value of their parent and never runs its loop at the budget it ships;
 this is the paper's algorithm. Because noise is counter-based, the tree of a larger budget contains that of a smaller
-one. All requests advance together: one call of the model a round. Must not know networks.
+one. All requests advance together, and one call of the model reads what they have added. Must not know networks.
 """
 # B requests, W nodes at once, L levels, M most children of a node, S slots, C rows, k returned
 
@@ -34,7 +34,7 @@ from genrec.data.hashing import fold_words, gumbel_of
 from genrec.decoding.beam_search import advance
 from genrec.decoding.exhaustive import check_scores
 from genrec.decoding.scorer import Candidates
-from genrec.decoding.search_tree import ROOT, SearchTrace, SearchTree, select_nodes
+from genrec.decoding.search_tree import DEPTH_SHIFT, ROOT, SearchTrace, SearchTree, select_nodes
 from genrec.decoding.selection import rank_order
 from genrec.decoding.tree_scorer import TreeScorer
 from genrec.errors import ConfigError, DataError
@@ -130,7 +130,6 @@ def value_guided_search(
     search.plant()
     search.grow()
     trace = search.tree.trace(search.num_calls)
-    _check_numbers(trace, search.num_bad)
     return _rank_leaves(trie, trace, settings, num_candidates, constraint), trace
 
 
@@ -174,7 +173,8 @@ def _words(seed: int, request_ids: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
 
 
 def _noise(words: Int64[Tensor, " B"], depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W M"]) -> Tensor:
-    return gumbel_of(fold_words(fold_words(words.unsqueeze(1), depths).unsqueeze(2), nodes))
+    numbers = (depths << DEPTH_SHIFT).unsqueeze(2) + nodes
+    return gumbel_of(fold_words(words.view(-1, 1, 1), numbers))
 
 
 class _Search:
@@ -207,9 +207,9 @@ class _Search:
         self.log_probs = log_probs.new_full((batch, num_rows, max(trie.max_branching)), -torch.inf)
         self.keys = torch.full_like(self.log_probs, -torch.inf, dtype=torch.float64)
         self.first_children = torch.zeros(batch, num_rows, dtype=torch.int64, device=log_probs.device)
+        self.both_ends = torch.arange(2, device=log_probs.device)
         self.num_left = torch.zeros_like(self.first_children)
         self.num_forwarded = torch.zeros(batch, dtype=torch.int64, device=log_probs.device)
-        self.num_bad = torch.zeros(batch, trie.num_levels + 1, dtype=torch.int64, device=log_probs.device)
         root = torch.full((batch, 1), ROOT, dtype=torch.int64, device=log_probs.device)
         self._take(root, log_probs, values, range(1))
 
@@ -217,6 +217,7 @@ class _Search:
         """The initial beam search, and its visits."""
         trie, tree = self.trie, self.tree
         slots = torch.full_like(tree.num_nodes, ROOT).unsqueeze(1)
+        rounds = torch.zeros_like(slots)
         nodes, totals = torch.zeros_like(slots), self.log_probs.new_zeros(slots.shape)
         for level in range(trie.num_levels):
             rows = tree.slots.rows.gather(1, slots)
@@ -228,7 +229,7 @@ class _Search:
             parents = slots.gather(1, beams.parents)
             self._take_off(parents, beams.nodes)
             depths = torch.full_like(beams.nodes, level + 1)
-            slots = tree.add(is_new, parents, depths, beams.nodes, beams.log_prob, number=0)
+            slots = tree.add(is_new, parents, depths, beams.nodes, beams.log_prob, rounds)
             nodes, totals = beams.nodes, beams.log_prob
             if level + 1 < trie.num_levels or self.settings.forwards_leaves:
                 self._charge(slots)
@@ -236,22 +237,33 @@ class _Search:
         tree.visit(slots)
 
     def grow(self) -> None:
-        """Round by round, until every budget is spent or nothing is left to expand."""
-        number, is_active = 0, self._is_active()
-        while bool(is_active.any()):
-            number += 1
-            chosen = [self._expand(is_active, number)]
+        """Until every budget is spent or nothing is left to expand.
+
+        No tree depends on another, so who has only leaves to add need not wait for the model: it is called when at
+        least as many requests wait for it as can go on without.
+        """
+        waiting = self.first_children.new_zeros(len(self.words), self.settings.selections_per_round)
+        rounds = torch.zeros_like(self.num_forwarded)
+        while True:
+            is_waiting = waiting.any(dim=1)
+            is_ready = self._is_active() & ~is_waiting
+            num_waiting, num_ready = torch.stack([is_waiting.sum(), is_ready.sum()]).tolist()
+            if not num_waiting + num_ready:
+                return
+            if num_waiting >= num_ready:
+                self._forward(waiting, range(1, self.trie.num_levels))
+                waiting = torch.zeros_like(waiting)
+                continue
+            rounds += is_ready
+            chosen = [self._expand(is_ready, rounds)]
             for _ in range(self.settings.selections_per_round - 1):
-                chosen.append(self._expand(self._is_active(), number))
-            slots = torch.cat(chosen, dim=1)
-            if bool(slots.any()):
-                self._forward(slots, range(1, self.trie.num_levels))
-            is_active = self._is_active()
+                chosen.append(self._expand(is_ready & self._is_active(), rounds))
+            waiting += torch.cat(chosen, dim=1)
 
     def _is_active(self) -> Bool[Tensor, " B"]:
         return (self.num_forwarded < self.settings.node_budget) & self.tree.is_open.any(dim=1)
 
-    def _expand(self, is_active: Bool[Tensor, " B"], number: int) -> Int64[Tensor, "B 1"]:
+    def _expand(self, is_active: Bool[Tensor, " B"], rounds: Int64[Tensor, " B"]) -> Int64[Tensor, "B 1"]:
         """Selects a prefix in each tree and adds a child of it; gives the slots of the children to be forwarded."""
         tree, is_active = self.tree, is_active.unsqueeze(1)
         chosen, is_passed = select_nodes(tree.slots, tree.end, self.settings.exploration)
@@ -264,7 +276,7 @@ class _Search:
         of_child = self.log_probs.flatten(1).gather(1, rows * self.log_probs.shape[2] + place)
         log_probs = tree.slots.log_probs.gather(1, parents) + of_child
         self._take_off(parents, torch.where(is_active, nodes, -1))
-        slots = tree.add(is_active, parents, depths, nodes, log_probs, number)
+        slots = tree.add(is_active, parents, depths, nodes, log_probs, rounds.unsqueeze(1))
         tree.visit(slots)
         if not self.settings.forwards_leaves:
             slots = torch.where(depths < self.trie.num_levels, slots, 0)
@@ -307,10 +319,9 @@ class _Search:
         nodes = torch.where(slots > 0, own.nodes.gather(1, slots), -1)
         first, is_child, is_alive = self._children(depths, nodes, levels, width=log_probs.shape[2])
         log_probs = log_probs.masked_fill(~is_child, -torch.inf)
-        is_number = log_probs < torch.inf  # false for NaN
-        self.num_bad.scatter_add_(1, depths, (~is_number.all(dim=2)).long())
-        log_probs = log_probs.masked_fill(~is_number, -torch.inf)
-        entropies, values = entropy(log_probs), values.double()
+        values = torch.where(slots > 0, values.double(), 0.0)
+        _check_numbers(log_probs, values, depths)
+        entropies = entropy(log_probs)
         if self.constraint is not None:
             log_probs = log_probs.masked_fill(~is_alive, -torch.inf)
         children = first.unsqueeze(2) + torch.arange(log_probs.shape[2], device=first.device)
@@ -323,35 +334,34 @@ class _Search:
         self.num_left.scatter_(1, rows, num_left)
         own.values.scatter_(1, slots, values)
         own.entropies.scatter_(1, slots, entropies)
-        own.priorities.scatter_(1, slots, values.nan_to_num() + self.settings.entropy_weight * entropies)
+        own.priorities.scatter_(1, slots, values + self.settings.entropy_weight * entropies)
         own.is_open.scatter_(1, slots, num_left > 0)
 
     def _children(
         self, depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W"], levels: range, *, width: int
     ) -> tuple[Int64[Tensor, "B W"], Bool[Tensor, "B W M"], Bool[Tensor, "B W M"]]:
         """Of nodes of any depth: the first child, which places hold a child, and which of these an admissible item."""
-        first, counts = torch.zeros_like(nodes), torch.zeros_like(nodes)
+        ends, both = torch.zeros(*nodes.shape, 2, dtype=torch.int64, device=nodes.device), self.both_ends
         is_alive = torch.zeros(*nodes.shape, width, dtype=torch.bool, device=nodes.device)
         for level in levels:
-            own = torch.where(depths == level, nodes, -1)
-            start, count = self.trie.child_ranges(level, own)
-            first, counts = first + start, counts + count
+            is_own = (depths == level) & (nodes >= 0)
+            own = (nodes * is_own).unsqueeze(2)
+            ends += self.trie.child_offsets[level][own + both] * is_own.unsqueeze(2)
             if self.constraint is not None:
+                own = torch.where(is_own, nodes, -1)
                 is_alive[..., : self.trie.max_branching[level]] |= self.constraint.alive_children(level, own)
-        is_child = torch.arange(width, device=nodes.device) < counts.unsqueeze(2)
+        first, end = ends.unbind(dim=2)
+        is_child = torch.arange(width, device=nodes.device) < (end - first).unsqueeze(2)
         return first, is_child, is_child if self.constraint is None else is_alive
 
 
 def entropy(log_probs: Float[Tensor, "*B M"]) -> Float[Tensor, "*B"]:
-    """Of a distribution that need not sum to one and is made to, float64; -inf is probability zero, nothing at all is 0.
+    """Of a distribution that is made to sum to one, float64; -inf is probability zero, and nothing at all has 0.
 
     >>> entropy(torch.tensor([[-0.5, -0.5], [-7.0, -torch.inf], [-torch.inf, -torch.inf]])).exp().tolist()
     [2.0, 1.0, 1.0]
     """
-    log_probs = log_probs.double()
-    is_possible = log_probs > -torch.inf
-    log_probs = (log_probs - log_probs.logsumexp(dim=-1, keepdim=True)).masked_fill(~is_possible, 0.0)
-    return 0.0 - (log_probs.exp() * log_probs * is_possible).sum(dim=-1)
+    return torch.special.entr(log_probs.double().softmax(dim=-1)).sum(dim=-1).nan_to_num(nan=0.0)
 
 
 def _pick(table: Tensor, places: Int64[Tensor, "B W"]) -> Tensor:
@@ -384,14 +394,18 @@ def _rank_leaves(
     return Candidates(items, *(torch.nn.functional.pad(part, missing, value=-torch.inf) for part in found[1:]))
 
 
-def _check_numbers(trace: SearchTrace, num_bad: Int64[Tensor, "B P"]) -> None:
-    check_scores(list((num_bad > 0).T))
-    is_bad = trace.is_forwarded & ~trace.values.isfinite()
-    if bool(is_bad.any()):
-        request, place = (int(part) for part in is_bad.nonzero()[0])
-        raise DataError(
-            "the value head gave something that is no number",
-            where=f"request {request} of the batch, prefix of {int(trace.depths[request, place])} codes",
-            found=float(trace.values[request, place]),
-            fix="check its weights: the training may have diverged",
-        )
+def _check_numbers(
+    log_probs: Float[Tensor, "B W M"], values: Float[Tensor, "B W"], depths: Int64[Tensor, "B W"]
+) -> None:
+    is_good = log_probs.amax(dim=2) < torch.inf  # false for NaN
+    if bool((is_good & values.isfinite()).all()):
+        return
+    for level in range(int(depths.max()) + 1):
+        check_scores([torch.zeros_like(is_good[:, 0])] * level + [(~is_good & (depths == level)).any(dim=1)])
+    request, place = (int(part) for part in (~values.isfinite()).nonzero()[0])
+    raise DataError(
+        "the value head gave something that is no number",
+        where=f"request {request} of the batch, prefix of {int(depths[request, place])} codes",
+        found=float(values[request, place]),
+        fix="check its weights: the training may have diverged",
+    )

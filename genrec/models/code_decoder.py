@@ -18,6 +18,7 @@ whole subtree has to speak for it otherwise. Must not know histories, losses or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -198,18 +199,18 @@ class CodeDecoder(nn.Module):
     def of_nodes(
         self,
         trie: SemanticIdTrie,
-        depths: Int64[Tensor, " R"],
+        sizes: Sequence[int],
         state: DecoderState,
         owners: Int64[Tensor, " R"],
         paths: Float[Tensor, "R D"],
         nodes: Int64[Tensor, " R"],
         memory: TransitionMemory | None,
     ) -> Float[Tensor, "R M"]:
-        """Log-probabilities of the children of nodes of any depths below the root, each for its own request.
+        """Log-probabilities of the children of nodes of all depths below the root, each for its own request.
 
         Args:
             trie: the catalogue.
-            depths: 1 to L; leaves have no children.
+            sizes: how many nodes there are of depths 1 to L; they come in this order. Leaves have no children.
             state: of the root; its path is not read.
             owners: request of each node.
             paths: what its codes add to u, see `extend`.
@@ -222,22 +223,22 @@ class CodeDecoder(nn.Module):
         users = state.users.state.index_select(0, owners)
         decoded = self._decode(users + paths) if self.joint_depth < trie.num_levels else users
         found = decoded.new_full((len(nodes), max(trie.max_branching[1:], default=1)), -torch.inf, dtype=torch.float32)
-        for level in range(1, trie.num_levels):
-            rows = (depths == level).nonzero().squeeze(1)
-            own, at = nodes.index_select(0, rows), owners.index_select(0, rows)
+        parts = zip(
+            *(part.split(list(sizes)) for part in (owners, nodes, decoded, decoded + users, found)), strict=True
+        )
+        for level, (at, own, inner, queries, scores) in enumerate(parts, start=1):
+            if level == trie.num_levels or not len(own):
+                continue
             if level < self.joint_depth:
                 children = trie.children(level, own)
                 below = state.joint[level][at.unsqueeze(1), children.nodes.clamp(min=0)]
                 log_probs = below - state.joint[level - 1][at, own].unsqueeze(1)
                 log_probs = log_probs.masked_fill(~children.is_valid, -torch.inf)
             else:
-                inner = decoded.index_select(0, rows)
-                prefixes = Prefixes(inner, inner + users.index_select(0, rows), own)
+                prefixes = Prefixes(inner.unsqueeze(1), queries.unsqueeze(1), own.unsqueeze(1))
                 terms = _terms(trie, level, state.users, at, memory)
-                log_probs = self.scores.of_children(
-                    trie, level, Prefixes(*(part.unsqueeze(1) for part in prefixes)), terms=terms
-                ).squeeze(1)
-            found[rows, : log_probs.shape[1]] = log_probs
+                log_probs = self.scores.of_children(trie, level, prefixes, terms=terms).squeeze(1)
+            scores[:, : log_probs.shape[1]] = log_probs
         return found
 
     def _states(

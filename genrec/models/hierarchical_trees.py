@@ -1,4 +1,4 @@
-"""The hierarchical recommender and its value head as a search of trees asks for them: prefixes of all depths in one call.
+"""The hierarchical recommender and its value head for a search of trees: prefixes of all depths in one call.
 
 A node of a tree is two vectors, what its codes add to the state of the user in the decoder and in the value head; the
 decoder is run once for all nodes that are asked for, and their scores are grouped by depth. Must not know search.
@@ -79,20 +79,33 @@ class HierarchicalTreeScorer:
     ) -> tuple[Float[Tensor, "B W M"], Float[Tensor, "B W"]]:
         """Children and values of prefixes of any depths; see `TreeScorer`."""
         trie, decoder = self.model.trie, self.model.decoder
-        owners, place = (nodes >= 0).nonzero(as_tuple=True)
-        row, above = rows[owners, place], parents[owners, place]
-        depth, node = depths[owners, place], nodes[owners, place]
-        paths, sums = state.paths[owners, above], state.sums[owners, above]
-        for level in range(trie.num_levels):
-            own = (depth == level + 1).nonzero().squeeze(1)
-            at = node[own]
-            sums[own] += self.head.token(level, trie.child_codes[level][at])
-            if level + 1 < trie.num_levels:
-                paths[own] = decoder.extend(trie, level + 1, paths[own], at)
-        state.paths[owners, row], state.sums[owners, row] = paths, sums
-        scores = decoder.of_nodes(trie, depth, state.decoder, owners, paths, node, self.model.memory)
-        users = state.decoder.users.state[owners]
-        values = self.head(users, sums, depth, log_probs[owners, place])
-        found = scores.new_full((*nodes.shape, scores.shape[1]), -torch.inf)
-        found[owners, place] = scores
-        return found, values.new_zeros(nodes.shape).index_put((owners, place), values)
+        place = self._by_depth(nodes, depths)
+        sizes = torch.bincount(depths.flatten()[place], minlength=trie.num_levels + 1).tolist()[1:]
+        row, above, depth, node, log_prob = (
+            part.flatten().index_select(0, place) for part in (rows, parents, depths, nodes, log_probs)
+        )
+        owners = place // nodes.shape[1]
+        kept = owners * state.paths.shape[1]  # place of row 0 of each
+        paths, sums = (part.flatten(0, 1).index_select(0, kept + above) for part in (state.paths, state.sums))
+        tokens, steps, start = [], [], 0
+        for level, size in enumerate(sizes):
+            own = node[start : start + size]
+            tokens.append(self.head.token(level, trie.child_codes[level][own]))
+            before = paths[start : start + size]
+            steps.append(decoder.extend(trie, level + 1, before, own) if level + 1 < trie.num_levels else before)
+            start += size
+        paths, sums = torch.cat(steps), sums + torch.cat(tokens)
+        state.paths.flatten(0, 1).index_copy_(0, kept + row, paths)
+        state.sums.flatten(0, 1).index_copy_(0, kept + row, sums)
+        scores = decoder.of_nodes(trie, sizes, state.decoder, owners, paths, node, self.model.memory)
+        values = self.head(state.decoder.users.state.index_select(0, owners), sums, depth, log_prob)
+        found = scores.new_full((nodes.numel(), scores.shape[1]), -torch.inf).index_copy_(0, place, scores)
+        return found.view(*nodes.shape, -1), values.new_zeros(nodes.numel()).index_copy_(0, place, values).view_as(
+            nodes
+        )
+
+    @staticmethod
+    def _by_depth(nodes: Int64[Tensor, "B W"], depths: Int64[Tensor, "B W"]) -> Int64[Tensor, " R"]:
+        """Flat places of the live prefixes, the short ones first."""
+        place = (nodes.flatten() >= 0).nonzero().squeeze(1)
+        return place.index_select(0, depths.flatten().index_select(0, place).argsort(stable=True))

@@ -3,7 +3,8 @@
 V-STAR (arXiv 2602.10699), docs/methods.md section 4. With x what a recommender knows of the request (and of the prefix,
 if it has states of prefixes), A own code embeddings, P a vector a depth and q a direction a depth:
 
-    z_l = x + sum_{j <= l} A_j[c_j] + P[l] [+ q_l log p(c_1 .. c_l) / 10],   V(s_l) = <w, norm(residual networks(z_l))> + b_l
+    z_l = x + sum_{j <= l} A_j[c_j] + P[l] [+ q_l log p(c_1 .. c_l) / 10]
+    V(s_l) = <w, norm(residual networks(z_l))> + b_l
 
 from the root (l = 0) to leaves (l = L). Deviations: the paper puts a transformer block over the codes; a running sum is
 causal by construction, and all that a node of a search tree has to carry is one vector (the depth decoder does the
@@ -11,8 +12,8 @@ same, and lost nothing by it). The sum is our own, not the decoder's: that one h
 for shorter prefixes either where one softmax decides several codes (`joint_depth`). And it is told how probable the
 policy finds the prefix (an option), which is the match of user and prefix that it would have to learn again otherwise.
 
-It is no part of a policy: no gradient leaves it. Codes alone name a prefix, so it fits every catalogue of the same levels.
-Must not know rewards, histories or search.
+It is no part of a policy: no gradient leaves it. Codes alone name a prefix, so it fits every catalogue of the same
+levels. Must not know rewards, histories or search.
 """
 # P positions, C candidates, L levels, L1 = L + 1 depths, D width
 

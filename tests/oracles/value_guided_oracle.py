@@ -51,53 +51,68 @@ def search(
     budget: Budget,
 ) -> dict[Prefix, Node]:
     """The tree, in the order in which its nodes came in."""
-    tree: dict[Prefix, Node] = {(): Node((), np.float32(0), 0)}
-    spent = 0
+    growing = Growing(read, is_alive, num_levels, budget)
+    growing.plant()
+    number = 0
+    while growing.goes_on():
+        number += 1
+        growing.play_round(noise, number)
+    return growing.tree
 
-    def is_forwarded(prefix: Prefix) -> bool:
-        return len(prefix) < num_levels or budget.forwards_leaves
 
-    def forward(node: Node) -> None:
-        node.reading = read(node.prefix)
+class Growing:
+    def __init__(
+        self, read: Callable[[Prefix], Reading], is_alive: Callable[[Prefix], bool], num_levels: int, budget: Budget
+    ) -> None:
+        self.read, self.is_alive, self.num_levels, self.budget = read, is_alive, num_levels, budget
+        self.tree: dict[Prefix, Node] = {(): Node((), np.float32(0), 0)}
+        self.spent = 0
+        self.forward(self.tree[()])
+
+    def goes_on(self) -> bool:
+        return self.spent < self.budget.nodes and any(node.left for node in self.tree.values())
+
+    def costs(self, node: Node) -> bool:
+        return len(node.prefix) < self.num_levels or self.budget.forwards_leaves
+
+    def forward(self, node: Node) -> None:
+        node.reading = self.read(node.prefix)
         for code, log_prob in node.reading.children.items():
-            if log_prob > -np.inf and is_alive((*node.prefix, code)):
+            if log_prob > -np.inf and self.is_alive((*node.prefix, code)):
                 node.left[code] = log_prob
 
-    def add(parent: Node, code: int, number: int) -> Node:
+    def add(self, parent: Node, code: int, number: int) -> Node:
         child = Node((*parent.prefix, code), parent.log_prob + parent.left.pop(code), number)
-        tree[child.prefix] = child
+        self.tree[child.prefix] = child
         return child
 
-    forward(tree[()])
-    beams = [tree[()]]
-    for _ in range(num_levels):
-        found = [(beam, code, beam.log_prob + log_prob) for beam in beams for code, log_prob in beam.left.items()]
-        best = sorted(found, key=lambda one: (-one[2], (*one[0].prefix, one[1])))[: budget.width]
-        beams = [add(beam, code, 0) for beam, code, _ in sorted(best, key=lambda one: (*one[0].prefix, one[1]))]
+    def plant(self) -> None:
+        beams = [self.tree[()]]
+        for _ in range(self.num_levels):
+            found = [(beam, code, beam.log_prob + log_prob) for beam in beams for code, log_prob in beam.left.items()]
+            best = sorted(found, key=lambda one: (-one[2], (*one[0].prefix, one[1])))[: self.budget.width]
+            beams = [
+                self.add(beam, code, 0) for beam, code, _ in sorted(best, key=lambda one: (*one[0].prefix, one[1]))
+            ]
+            for beam in filter(self.costs, beams):
+                self.forward(beam)
+                self.spent += 1
         for beam in beams:
-            if is_forwarded(beam.prefix):
-                forward(beam)
-                spent += 1
-    for beam in beams:
-        count_visit(tree, beam.prefix)
+            count_visit(self.tree, beam.prefix)
 
-    number = 0
-    while spent < budget.nodes and any(node.left for node in tree.values()):
+    def play_round(self, noise: Callable[[Prefix], float], number: int) -> None:
         pending = []
-        number += 1
-        for _ in range(budget.selections_per_round):
-            if spent == budget.nodes or not any(node.left for node in tree.values()):
-                break
-            node = select(tree, budget)
-            code = max(node.left, key=lambda code: float(node.left[code]) + noise((*node.prefix, code)))
-            child = add(node, code, number)
-            count_visit(tree, child.prefix)
-            if is_forwarded(child.prefix):
-                pending.append(child)
-                spent += 1
+        for _ in range(self.budget.selections_per_round):
+            if self.goes_on():
+                node = select(self.tree, self.budget)
+                keys = {code: float(log_prob) + noise((*node.prefix, code)) for code, log_prob in node.left.items()}
+                child = self.add(node, max(keys, key=keys.__getitem__), number)
+                count_visit(self.tree, child.prefix)
+                if self.costs(child):
+                    pending.append(child)
+                    self.spent += 1
         for child in pending:
-            forward(child)
-    return tree
+            self.forward(child)
 
 
 def select(tree: Mapping[Prefix, Node], budget: Budget) -> Node:
