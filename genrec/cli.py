@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import fusion, recipe, schema, training
+from genrec.config import finetune, fusion, recipe, schema, training
 
 INTERRUPTED = 130
 
@@ -69,6 +69,14 @@ VERBS = (
     Verb("tokenize", training.TokenizeConfig, "tokenizer", "tokenize", "Embeddings -> semantic IDs and their health."),
     Verb("train", training.TrainConfig, "train", "train", "Semantic IDs -> a recommender.", resumable=True),
     Verb("find-lr", training.TrainConfig, "find_rate", "find_rate", "The words of train -> a learning rate for it."),
+    Verb(
+        "finetune",
+        finetune.FinetuneConfig,
+        "finetune",
+        "finetune",
+        "A recommender -> one tuned by rewards for what it recommends.",
+        resumable=True,
+    ),
     Verb("fuse", fusion.FuseConfig, "fuse", "fuse", "A generative and a dense recommender -> their hybrid."),
     Verb(
         "evaluate",

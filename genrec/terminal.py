@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 
 SECONDS_BETWEEN_LINES = 5.0
 
-Progress = Callable[[str, int, int | None], None]  # (task, done, total)
+Progress = Callable[..., None]  # (task, done, total, and possibly a few words on how it goes)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def rich_table(table: Table) -> RichTable:
 
 
 class ProgressReporter:
-    """A callback ``progress(task, done, total)``: a bar with rate and time left on a terminal, else a line every 5 s.
+    """A callback ``progress(task, done, total, note)``: a bar with rate and time left, else a line every 5 s.
 
     Use as a context manager; nothing is drawn before the first call.
     """
@@ -117,13 +117,13 @@ class ProgressReporter:
         if self.bar is not None:
             self.bar.stop()
 
-    def __call__(self, task: str, done: int, total: int | None = None) -> None:
+    def __call__(self, task: str, done: int, total: int | None = None, note: str = "") -> None:
         if self.console.is_terminal:
-            self._draw(task, done, total)
+            self._draw(task, done, total, note)
         else:
-            self._line(task, done, total)
+            self._line(task, done, total, note)
 
-    def _draw(self, task: str, done: int, total: int | None) -> None:
+    def _draw(self, task: str, done: int, total: int | None, note: str) -> None:
         if self.bar is None:
             columns: Sequence[Any] = (
                 TextColumn("{task.description}"),
@@ -140,9 +140,10 @@ class ProgressReporter:
             self.started[task] = time.monotonic()
         passed = time.monotonic() - self.started[task]
         rate = f"{done / passed:.3g}/s" if passed > 0 else ""
+        rate = f"{rate}  {note}" if note else rate
         self.bar.update(self.tasks[task], completed=done, total=total, rate=rate)
 
-    def _line(self, task: str, done: int, total: int | None) -> None:
+    def _line(self, task: str, done: int, total: int | None, note: str) -> None:
         now = time.monotonic()
         self.last_line = self.last_line or now  # work that is done within 5 s needs no line
         started = self.started.setdefault(task, now)
@@ -152,4 +153,5 @@ class ProgressReporter:
         rate = done / (now - started)
         left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
         of = f"/{total}" if total else ""
-        self.console.print(f"{task}: {done}{of} ({rate:.3g}/s{left})", markup=False)
+        more = f", {note}" if note else ""
+        self.console.print(f"{task}: {done}{of} ({rate:.3g}/s{left}{more})", markup=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -96,7 +97,7 @@ def cut_windows(lengths: np.ndarray, max_length: int, stride: int | None = None)
     return Windows(user, start, end, np.where(is_first, 0, older_end))
 
 
-def cut_pairs(lengths: np.ndarray, max_length: int) -> Windows:
+def cut_pairs(lengths: np.ndarray, max_length: int, *, last_only: bool = False) -> Windows:
     """A window for each target, which alone counts in it: the item after the last input, of at most `max_length`.
 
     As encoder-decoder models are usually trained; a history is read as often as it has targets.
@@ -104,6 +105,7 @@ def cut_pairs(lengths: np.ndarray, max_length: int) -> Windows:
     Args:
         lengths: [U] items of each history.
         max_length: T, inputs of a window.
+        last_only: of each history its last target alone.
 
     >>> windows = cut_pairs(np.array([4, 1]), max_length=2)
     >>> np.stack([windows.user_index, windows.start, windows.end, windows.first_target], axis=1).tolist()
@@ -112,6 +114,9 @@ def cut_pairs(lengths: np.ndarray, max_length: int) -> Windows:
     counts = np.maximum(lengths - 1, 0)
     user = np.repeat(np.arange(len(lengths)), counts)
     end = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    if last_only:
+        is_last = end == counts[user]
+        user, end = user[is_last], end[is_last]
     return Windows(user, np.maximum(end - max_length, 0), end, end - 1)
 
 
@@ -127,7 +132,8 @@ class BatchStream:
         max_length: T, inputs of a window.
         stride: see `cut_windows`.
         seed: of the order.
-        pairs: a window for each target (`cut_pairs`) instead of for as many as fit.
+        pairs: a window for each target (`cut_pairs`) instead of for as many as fit; "last": of the last target alone.
+        repeats: how often each batch comes, in a row.
         change: what becomes of each batch, by a generator that is a function of (seed, epoch, number of the batch).
 
     Raises:
@@ -142,27 +148,32 @@ class BatchStream:
         max_length: int,
         stride: int | None = None,
         seed: int = 0,
-        pairs: bool = False,
+        pairs: bool | Literal["last"] = False,
+        repeats: int = 1,
         change: Callable[[Batch, np.random.Generator], Batch] | None = None,
     ) -> None:
         self.histories = histories
         self.batch_size = batch_size
         self.seed = seed
         self.change = change
+        self.repeats = repeats
         lengths = histories.lengths
-        self.windows = cut_pairs(lengths, max_length) if pairs else cut_windows(lengths, max_length, stride)
+        if pairs:
+            self.windows = cut_pairs(lengths, max_length, last_only=pairs == "last")
+        else:
+            self.windows = cut_windows(lengths, max_length, stride)
         if not len(self.windows):
             raise DataError("no training history has two items, so there is nothing to predict")
 
     @property
     def num_batches(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.windows) // self.batch_size)
+        return self.repeats * -(-len(self.windows) // self.batch_size)
 
     @property
     def num_targets(self) -> int:
-        """Targets of an epoch."""
-        return int((self.windows.end - self.windows.first_target).sum())
+        """Targets of an epoch, each as often as it comes."""
+        return self.repeats * int((self.windows.end - self.windows.first_target).sum())
 
     def epoch_order(self, epoch: int) -> list[np.ndarray]:
         """The windows of each batch of an epoch."""
@@ -177,13 +188,13 @@ class BatchStream:
             ]
         )
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
-        return [batches[number] for number in random.permutation(len(batches))]
+        return [batches[number] for number in random.permutation(len(batches)) for _ in range(self.repeats)]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
         for number, windows in enumerate(self.epoch_order(epoch)[start:], start):
-            batch = self.gather(windows)
-            yield batch if self.change is None else self.change(batch, generator(self.seed, epoch, number))
+            batch, place = self.gather(windows), number // self.repeats
+            yield batch if self.change is None else self.change(batch, generator(self.seed, epoch, place))
 
     def gather(self, windows: np.ndarray) -> Batch:
         """The batch of these windows."""

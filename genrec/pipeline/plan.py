@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import fusion, recipe, schema, sources, training
+from genrec.config import finetune, fusion, recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 
@@ -48,11 +48,17 @@ def expected_cost(config: Any = None) -> list[str]:
     if isinstance(config, schema.SweepConfig):
         cases = dataset.facts["num_validation"]
         return [f"ranks {items} for {cases:,} validation cases, at most {config.num_trials} times"]
-    if isinstance(config, training.TrainConfig):
-        targets = dataset.facts["num_train"]
-        work = f"reads {targets:,} training events at most {config.stopping.max_epochs} times"
-        return [work, *_warm_start(config, dataset)]
+    if isinstance(config, training.TrainConfig | finetune.FinetuneConfig):
+        return _training_cost(config, dataset)
     return [f"reads {items}"]
+
+
+def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:
+    times, events = config.stopping.max_epochs, dataset.facts["num_train"]
+    if isinstance(config, training.TrainConfig):
+        return [f"reads {events:,} training events at most {times} times", *_warm_start(config, dataset)]
+    requests = events if config.targets == "all" else dataset.num_users
+    return [f"answers at most {requests:,} requests {times} times, for {config.rollout.updates} updates each"]
 
 
 def _prepare_cost(config: schema.PrepareConfig) -> list[str]:

@@ -22,20 +22,48 @@ from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.files import read_json, write_json
 from genrec.models.recommender import build_from
 from genrec.models.sasrec import Sasrec
+from genrec.models.value_head import ValueHead
 from genrec.pipeline.published import load_published
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 KIND = "recommender"
+WEIGHTS = "weights.safetensors"
+VALUE_WEIGHTS, VALUE_FACTS = "value_head.safetensors", "value_head.json"
 
 
-def save_recommender(path: Path, model: Any, *, facts: Mapping[str, Any], parents: Mapping[str, Artifact]) -> Artifact:
-    """Writes weights.safetensors and model.json; replaces what an earlier part of the same run wrote."""
+def save_recommender(
+    path: Path,
+    model: Any,
+    *,
+    facts: Mapping[str, Any],
+    parents: Mapping[str, Artifact],
+    value_head: ValueHead | None = None,
+) -> Artifact:
+    """Writes weights.safetensors and model.json, and those of a value head; replaces what the same run wrote before."""
+    parts = {WEIGHTS: (model, "model.json")}
+    if value_head is not None:
+        parts[VALUE_WEIGHTS] = (value_head, VALUE_FACTS)
     with write_artifact(path, kind=KIND, facts=facts, parents=parents, overwrite=True) as writer:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, writer.path("weights.safetensors"))
-        write_json(writer.path("model.json"), model.facts)
+        for file, (module, described) in parts.items():
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+            save_file(weights, writer.path(file))
+            write_json(writer.path(described), module.facts)
     return writer.artifact
+
+
+def load_value_head(artifact: Artifact, trie: SemanticIdTrie) -> ValueHead | None:
+    """The value head that lies beside a recommender; None: there is none.
+
+    Args:
+        artifact: a recommender.
+        trie: any version of its semantic IDs: codes alone name the prefixes that a head values.
+    """
+    if VALUE_WEIGHTS not in artifact.files:
+        return None
+    head = ValueHead.from_facts(read_json(artifact.file(VALUE_FACTS)), trie)
+    head.load_state_dict(load_file(artifact.file(VALUE_WEIGHTS)))
+    return head.eval()
 
 
 def load_recommender(path: Path, dataset: Dataset) -> tuple[Artifact, Any]:
@@ -159,7 +187,7 @@ def _build(artifact: Artifact, ids: SemanticIds) -> Any:
 
 
 def _weights(artifact: Artifact) -> dict[str, torch.Tensor]:
-    return load_file(artifact.file("weights.safetensors"))
+    return load_file(artifact.file(WEIGHTS))
 
 
 def build_generator(

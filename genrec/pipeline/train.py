@@ -15,6 +15,7 @@ from genrec.artifacts import Artifact
 from genrec.baselines.base import count_items
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.config import models, training
+from genrec.config.finetune import FinetuneConfig
 from genrec.config.load import to_plain, to_yaml
 from genrec.data.augment import Augmentation, augment
 from genrec.data.batches import Batch, BatchStream
@@ -162,7 +163,7 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
         parents["initial"] = initial.artifact
     width = max(config.stopping.beam_width, config.stopping.cutoff)
     num_negatives, seed = config.stopping.prefix_negatives, fold_in(config.seed, 5)
-    some = _validation_cases(config, dataset).take(slice(0, MOST_PREFIX_CASES))
+    some = validation_cases(config, dataset).take(slice(0, MOST_PREFIX_CASES))
 
     def watch() -> dict[str, float]:
         return prefix_metrics(model, some, num_negatives=num_negatives, seed=seed) if num_negatives else {}
@@ -225,7 +226,8 @@ def _build_task(config: training.TrainConfig, setup: Setup, stream: BatchStream)
     )
 
 
-def _validation_cases(config: training.TrainConfig, dataset: Dataset) -> Cases:
+def validation_cases(config: training.TrainConfig | FinetuneConfig, dataset: Dataset) -> Cases:
+    """The cases that training is validated on, a sample where there are more than `stopping.max_cases`."""
     cases = dataset.cases("validation")
     limit = config.stopping.max_cases
     if limit is not None and limit < len(cases):
@@ -240,7 +242,7 @@ def _validation(
 
     Beside them, what else the model's kind has to be watched by.
     """
-    cases, cutoff = _validation_cases(config, dataset), config.stopping.cutoff
+    cases, cutoff = validation_cases(config, dataset), config.stopping.cutoff
     metrics = (f"recall@{cutoff}", f"ndcg@{cutoff}")
 
     def validate() -> dict[str, float]:

@@ -39,7 +39,7 @@ from genrec.training.averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int | None], None]
+Progress = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class FitOptions:
         validate_first: validate before the first step too, so that the weights at the start may turn out the best.
         average: decay of a moving average of the weights, which is validated and kept in their place; None: none.
         dropout: the share of the dropout rates that a step uses, of the share of the steps that are done.
+        shown: what a step returns whose mean since the last validation belongs beside the progress.
     """
 
     max_epochs: int
@@ -71,6 +72,7 @@ class FitOptions:
     validate_first: bool = False
     average: float | None = None
     dropout: Callable[[float], float] | None = None
+    shown: tuple[str, ...] = ()
 
 
 @dataclass
@@ -105,14 +107,15 @@ def fit(
     """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
 
     Args:
-        task: its `training_step` takes a dict of tensors (items, targets, is_target, user_index as in `Batch`, and the
-            epoch) and returns a dict with the loss and other scalars to record, means over the batch's targets.
+        task: its `training_step` takes a dict of tensors (items, targets, is_target, user_index as in `Batch`, the
+            epoch and the step) and returns a dict with the loss and other scalars to record, means over the batch's
+            targets.
         stream: the batches.
         validate: metrics of the task's model as it is now, by the real decoder; holds `options.metric`. The same in
             all processes of a team.
         run: where checkpoints, metrics and status go.
         options: how long and on what.
-        progress: called with ("train", steps done, steps in all).
+        progress: called with ("train", steps done, steps in all, and what is `shown`).
         team: processes that share the rows of every batch out among them. Their step is that of one process, up to
             the order of sums, and dropout.
 
@@ -205,6 +208,7 @@ class Stretches:
                     "is_target": torch.from_numpy(batch.is_target[rows]),
                     "user_index": torch.from_numpy(batch.user_index[rows]),
                     "epoch": torch.tensor(epoch),
+                    "step": torch.tensor(step),
                     "share": torch.tensor(self.team.size * batch.is_target[own].sum() / batch.num_targets).float(),
                 }
                 step += 1
@@ -277,7 +281,9 @@ class _Stretch(Callback):
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         if self.tell is not None:
-            self.tell("train", self.state.step, self.total)
+            means = (f"{name} {self.sums[name] / self.num_batches:.4f}" for name in self.options.shown)
+            notes = (", ".join(means),) if self.options.shown else ()
+            self.tell("train", self.state.step, self.total, *notes)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self.started

@@ -5,17 +5,14 @@ A shell around a built model and an objective; must not know configuration or fi
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from genrec.errors import TrainingError
 from genrec.losses.likelihood import LossOutput
+from genrec.training.scheduled_task import ScheduledTask, shared_output
 
 
 class StepObjective(Protocol):
@@ -28,18 +25,15 @@ class StepObjective(Protocol):
         ...
 
 
-class RecommenderTask(pl.LightningModule):
+class RecommenderTask(ScheduledTask):
     """Trains a recommender on every position of its windows.
 
     Args:
         model: a torch module that the objective knows; the `mark_trained` of a `Recommender` has been called.
         objective: what is minimised; its adaptive weights become part of the checkpoint.
         parameter_groups: of the model.
-        learning_rate: highest rate.
-        total_steps: of the schedule.
-        warmup: share of the steps in which the rate rises linearly from 0.
-        final_rate: rate at the end of the cosine, as a share of the highest.
         compile: torch.compile the forward pass.
+        **schedule: see `ScheduledTask`.
     """
 
     def __init__(
@@ -48,60 +42,15 @@ class RecommenderTask(pl.LightningModule):
         *,
         objective: StepObjective,
         parameter_groups: list[Any],
-        learning_rate: float,
-        total_steps: int,
-        warmup: float = 0.05,
-        final_rate: float = 0.05,
         compile: bool = False,
+        **schedule: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(parameter_groups, **schedule)
         self.model = model
         self.objective = objective
-        self.parameter_groups = parameter_groups
-        self.learning_rate = learning_rate
-        self.total_steps = total_steps
-        self.warmup_steps = round(warmup * total_steps)
-        self.final_rate = final_rate
         self.compiled = torch.compile(getattr(model, objective.compiles)) if compile else None
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """The loss and its parts, times the batch's `share` (see `Stretches`).
-
-        Raises:
-            TrainingError: the loss is not finite; names the step, the parts and the batch.
-        """
+        """The loss and its parts; TrainingError if it is not finite."""
         output = self.objective(self.model, batch, compiled=self.compiled)
-        if not torch.isfinite(output.loss):
-            parts = ", ".join(f"{name} {float(value):.4g}" for name, value in output.parts.items())
-            digest = hashlib.sha256(batch["items"].cpu().numpy().tobytes()).hexdigest()[:12]
-            raise TrainingError(
-                f"the loss is {float(output.loss.detach())}",
-                where=f"batch {batch_idx} of the stretch, items sha256 {digest}",
-                found=parts,
-                fix="lower optimizer.learning_rate, or set precision=32-true",
-            )
-        share = batch["share"]
-        return {"loss": share * output.loss, **{name: share * value for name, value in output.parts.items()}}
-
-    def configure_optimizers(self) -> Any:
-        """AdamW and a rate that is a function of the step."""
-        # Lightning does not clip the gradients of a fused optimiser under mixed precision.
-        optimizer = self.build_optimizer(fused="mixed" not in self.trainer.precision)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def build_optimizer(self, *, fused: bool = True) -> torch.optim.Optimizer:
-        """AdamW on the parameter groups, at the highest rate."""
-        return torch.optim.AdamW(
-            [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in self.parameter_groups],
-            lr=self.learning_rate,
-            betas=(0.9, 0.98),
-            fused=fused,
-        )
-
-    def rate(self, step: int) -> float:
-        """The rate of a step as a share of the highest."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return shared_output(output, batch, batch_idx)
