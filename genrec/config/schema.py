@@ -12,7 +12,7 @@ from typing import Literal
 
 from genrec.config.fields import key
 from genrec.config.sources import ItemColumnsSection, Source, SyntheticSource
-from genrec.config.training import SearchSection
+from genrec.config.training import Search, SearchSection
 
 # --- prepare and audit -----------------------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class EvaluateConfig:
     recommenders: dict[str, Path] = key(
         "trained recommenders by row name: recommenders.mine=runs/mine/recommender", dict
     )
-    search: SearchSection = key("how recommenders search", SearchSection)
+    search: Search = key("how recommenders search", SearchSection)
     recent_popularity: RecentPopularitySection = key("recent popularity", RecentPopularitySection)
     item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
     cutoffs: tuple[int, ...] | None = key("k of the metrics; null: 1, 5, 10, 20, 50 where they fit", None, minimum=1)
@@ -357,7 +357,7 @@ class InspectSearchConfig:
     k: int = key("recommendations to show", 10, minimum=1)
     prefixes: int = key("best prefixes of each level to show", 5, minimum=1)
     exclude_seen: bool = key("leave out the items of the history", True)
-    search: SearchSection = key("how it searches", SearchSection)
+    search: Search = key("how it searches", SearchSection)
 
 
 @dataclass(frozen=True, kw_only=True)

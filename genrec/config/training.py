@@ -284,15 +284,30 @@ class ValueGuidedSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchSection:
-    """Constrained search of generative recommenders, an index of item vectors of dense ones."""
+class SearchKeys:
+    """What all searches have."""
 
-    name: Literal["beam", "value_guided"] = key("of generative recommenders; value_guided needs a value head", "beam")
-    value_guided: ValueGuidedSection = key("the search by value", ValueGuidedSection)
-    beam_width: int = key("beams, of which value_guided has none", 50, minimum=1)
+    beam_width: int = key("beams, and the longest list; a search by value has no beams", 50, minimum=1)
     num_candidates: int | None = key("length of the lists; null: the beam width", None, minimum=1)
     batch_size: int = key("requests searched at once", 64, minimum=1)
     index: Literal["flat", "ivf", "hnsw"] = key("of dense recommenders: exact, or approximate", "flat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSection(SearchKeys):
+    """Constrained beam search of generative recommenders, an index of item vectors of dense ones."""
+
+    name: Literal["beam"] = "beam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueGuidedSearch(SearchKeys, ValueGuidedSection):
+    """Search by value of generative recommenders with a value head; others as ever."""
+
+    name: Literal["value_guided"] = "value_guided"
+
+
+Search = SearchSection | ValueGuidedSearch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,4 +327,4 @@ class RecommendConfig:
     )
     k: int = key("items a user", 10, minimum=1)
     exclude_seen: bool = key("leave out the items of the history", True)
-    search: SearchSection = key("how it searches", SearchSection)
+    search: Search = key("how it searches", SearchSection)

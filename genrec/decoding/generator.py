@@ -19,6 +19,7 @@ from genrec.data.sequences import Ragged
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.catalogue_search import CatalogueSearch, pad_rows
 from genrec.decoding.scorer import Candidates, Scorer
+from genrec.decoding.value_guided import initial_cost
 from genrec.errors import DataError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -78,6 +79,11 @@ class CandidateGenerator(CatalogueSearch):
     def max_candidates(self) -> int:
         """The beam width."""
         return self.beam_width
+
+    @property
+    def nodes_per_request(self) -> float:
+        """Prefixes that the model reads for a request, at most; the root belongs to reading the history."""
+        return initial_cost(self.trie, self.beam_width)
 
     @torch.inference_mode()
     def search(

@@ -76,6 +76,8 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
     what = f"search recommender={generative[0]}" if generative else "user"
     user = dataset.user_ids[int(cases.user_index[0])]
     follow = f"genrec inspect {what} dataset={config.dataset} user={user} split={config.split}"
+    summary["nodes_per_request"] = nodes = _nodes_per_request(models)
+    notes += [f"{name}: {cost:,.1f} prefixes read for a request" for name, cost in nodes.items()]
     notes += [*_index_notes(models, cases, config), *_case_notes(report)]
     return Outcome(summary, _report_tables(report, config), notes=tuple(notes), next=follow)
 
@@ -104,6 +106,14 @@ def _open_recommender(path: Path, config: schema.EvaluateConfig, dataset: Datase
 
     artifact, generator = open_recommender(path, dataset, config.search)
     return artifact, GeneratorRanker(generator, config.search.num_candidates or config.search.beam_width)
+
+
+def _nodes_per_request(models: Mapping[str, Ranker]) -> dict[str, float]:
+    """What the search of each generative recommender costs: at most, or of a search by value as measured."""
+    costs = {
+        name: getattr(getattr(model, "generator", None), "nodes_per_request", None) for name, model in models.items()
+    }
+    return {name: float(cost) for name, cost in costs.items() if cost is not None}
 
 
 def _index_notes(models: Mapping[str, Ranker], cases: Cases, config: schema.EvaluateConfig) -> list[str]:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import Artifact, check_parent, load_artifact
 from genrec.baselines.base import count_items
 from genrec.baselines.item_knn import DirectedItemKnn
-from genrec.config.training import SearchSection
+from genrec.config.training import Search, ValueGuidedSearch
 from genrec.data.dataset import Dataset
 from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.hybrid import DenseSide, Hybrid, HybridSettings
+from genrec.decoding.value_guided import ValueGuidedSettings
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.errors import ConfigError
 from genrec.evaluation.baseline_generator import BaselineGenerator
+from genrec.models.hierarchical_trees import HierarchicalTreeScorer
 from genrec.models.sasrec import Sasrec
 from genrec.pipeline.recommenders import (
     KIND,
+    VALUE_WEIGHTS,
     build_dense_generator,
     build_generator,
     load_dense,
     load_recommender,
     load_served,
+    load_value_head,
 )
 
 HYBRID = "hybrid"
 
 
 def open_recommender(
-    path: Path, dataset: Dataset, search: SearchSection, *, semantic_ids: Path | None = None
+    path: Path, dataset: Dataset, search: Search, *, semantic_ids: Path | None = None
 ) -> tuple[Artifact, CatalogueSearch]:
     """The artifact and its search.
 
@@ -58,7 +64,7 @@ def open_recommender(
 
 
 def open_generative(
-    path: Path, dataset: Dataset, search: SearchSection, *, semantic_ids: Path | None = None
+    path: Path, dataset: Dataset, search: Search, *, semantic_ids: Path | None = None
 ) -> tuple[Artifact, CandidateGenerator]:
     """As `open_recommender`, of a generative one; ConfigError if it is of another kind."""
     counts, item_ids = count_items(dataset.train(), dataset.num_items), None
@@ -67,12 +73,46 @@ def open_generative(
     else:
         served = load_served(path, dataset, semantic_ids)
         artifact, model, counts, item_ids = served.artifact, served.model, served.move(counts), served.item_ids
-    width, size = search.beam_width, search.batch_size
-    return artifact, build_generator(model, dataset, counts, beam_width=width, batch_size=size, item_ids=item_ids)
+    generator = build_generator(
+        model, dataset, counts, beam_width=search.beam_width, batch_size=search.batch_size, item_ids=item_ids
+    )
+    if isinstance(search, ValueGuidedSearch):
+        return artifact, guide_by_value(generator, artifact, search)
+    return artifact, generator
+
+
+def guide_by_value(generator: CandidateGenerator, artifact: Artifact, search: Search) -> ValueGuidedGenerator:
+    """The search by value of the recommender of a beam search.
+
+    Raises:
+        ConfigError: it has no value head, or the budget is too small for its beginning.
+    """
+    head = load_value_head(artifact, generator.trie)
+    if head is None:
+        raise ConfigError(
+            "a search by value needs a value head, and this recommender has none",
+            where=artifact.path,
+            expected=VALUE_WEIGHTS,
+            found=", ".join(artifact.files),
+            fix="train one with genrec finetune mode=value, or leave out search.name=value_guided",
+        )
+    return ValueGuidedGenerator(
+        HierarchicalTreeScorer(generator.scorer, head),  # pyright: ignore[reportArgumentType]  # none but it has a head
+        generator.scorer,
+        generator.trie,
+        settings=ValueGuidedSettings(
+            **{field.name: getattr(search, field.name) for field in fields(ValueGuidedSettings)}
+        ),
+        item_ids=generator.item_ids,
+        train_counts=generator.train_counts.cpu().numpy(),
+        beam_width=generator.beam_width,
+        max_history=generator.max_history,
+        batch_size=generator.batch_size,
+    )
 
 
 def open_dense_side(
-    path: Path | None, item_knn: Mapping[str, Any], dataset: Dataset, search: SearchSection
+    path: Path | None, item_knn: Mapping[str, Any], dataset: Dataset, search: Search
 ) -> tuple[Artifact | None, DenseSide]:
     """The dense recommender at `path`; without a path an item-kNN of these constants, which is fitted here."""
     if path is not None:
@@ -83,13 +123,16 @@ def open_dense_side(
     return None, BaselineGenerator(model, item_ids=ids, train_counts=counts, batch_size=search.batch_size)
 
 
-def _open_dense(path: Path, dataset: Dataset, search: SearchSection) -> Any:
+def _open_dense(path: Path, dataset: Dataset, search: Search) -> Any:
     artifact, model = load_dense(path, dataset)
     counts = count_items(dataset.train(), dataset.num_items)
     return artifact, build_dense_generator(model, dataset, counts, batch_size=search.batch_size, index=search.index)
 
 
-def _open_hybrid(artifact: Artifact, dataset: Dataset, search: SearchSection) -> Hybrid:
+def _open_hybrid(artifact: Artifact, dataset: Dataset, search: Search) -> Hybrid:
+    if isinstance(search, ValueGuidedSearch):
+        what, fix = "a hybrid searches by beams", "search.name=beam, or evaluate its generative recommender"
+        raise ConfigError(what, where=artifact.path, expected="beam", found=search.name, fix=fix)
     check_parent(artifact, "dataset", dataset.artifact)
     paths = {name: Path(path) for name, path in artifact.parent_paths.items()}
     parent, generative = open_generative(paths["generative"], dataset, search)

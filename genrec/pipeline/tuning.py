@@ -9,7 +9,6 @@ import torch
 
 from genrec.artifacts import Artifact
 from genrec.config import finetune as sections
-from genrec.config.training import ValueGuidedSection
 from genrec.data.batches import BatchStream
 from genrec.data.dataset import Dataset
 from genrec.decoding.value_guided import ValueGuidedSettings, check_budget
@@ -82,11 +81,6 @@ def prepare_tuning(config: sections.FinetuneConfig, dataset: Dataset) -> Tuned:
     )
     task = _build_task(config, model, head, rollouts=rollouts, judge=judge, stream=stream)
     return Tuned(model, head or kept, inputs, parents, ids.identity, stream, task)
-
-
-def build_search(section: ValueGuidedSection) -> ValueGuidedSettings:
-    """The settings of a search by value."""
-    return ValueGuidedSettings(**asdict(section))
 
 
 def _check(config: sections.FinetuneConfig) -> None:
@@ -170,7 +164,7 @@ def _rollouts(config: sections.FinetuneConfig) -> RolloutSettings:
         method=section.method,
         num_candidates=section.num_candidates,
         temperature=section.temperature,
-        search=build_search(section.value_guided),
+        search=ValueGuidedSettings(**asdict(section.value_guided)),
         hint_share=hints.share,
         hints_over=hints.over,
         hint_length=hints.max_length,
