@@ -6,12 +6,9 @@ Runs the search that is evaluated and served; trains and writes nothing.
 
 from __future__ import annotations
 
-import math
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from genrec.baselines.base import count_items
@@ -27,11 +24,13 @@ from genrec.decoding.diagnosis import (
     judge,
 )
 from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.errors import DataError
 from genrec.pipeline.inspect import find_case, find_row, history_events
-from genrec.pipeline.recommenders import build_generator, load_recommender
+from genrec.pipeline.open_recommender import open_generative
 from genrec.pipeline.search_tables import search_tables, verdict_note
-from genrec.semantic_ids.trie import SemanticIdTrie
+from genrec.pipeline.search_tree_facts import tree_facts, tree_note
+from genrec.pipeline.search_words import Words, finite
 from genrec.terminal import Outcome, Progress
 
 EXACT_ITEMS = 50_000  # largest catalogue that is scored as a whole
@@ -50,13 +49,8 @@ def inspect_search(config: InspectSearchConfig, *, progress: Progress) -> Outcom
             where=config.dataset,
             fix="choose a user with a history: there is no search to look at",
         )
-    _, model = load_recommender(config.recommender, dataset)
-    counts = count_items(dataset.train(), dataset.num_items)
-    generator = build_generator(
-        model, dataset, counts, beam_width=config.search.beam_width, batch_size=config.search.batch_size
-    )
-    diagnosis, exact = _diagnose(generator, case.histories, target, config)
-    words = _Words(dataset, generator.trie, counts, _codes(generator.trie))
+    _, generator = open_generative(config.recommender, dataset, config.search)
+    words = Words.of(dataset, generator.trie, count_items(dataset.train(), dataset.num_items))
     events = history_events(dataset, int(case.user_index[0]), case.histories[0])
     for event, item in zip(events, case.histories[0].tolist(), strict=True):
         event["semantic_id"] = words.codes[item].tolist()
@@ -65,18 +59,52 @@ def inspect_search(config: InspectSearchConfig, *, progress: Progress) -> Outcom
         "user_index": int(case.user_index[0]),
         "split": config.split,
         "exclude_seen": config.exclude_seen,
-        "beam_width": config.search.beam_width,
-        "num_candidates": diagnosis.candidates.item_index.shape[1],
         "history": events,
-        "target": _target_facts(words, diagnosis, exact),
-        "levels": [_level_facts(words, diagnosis, exact, depth, config.prefixes) for depth in range(words.num_levels)],
-        "recommendations": _recommendations(words, diagnosis, config.k),
     }
     more = [f"{num_cases} {config.split} targets, the first is looked at"] if num_cases > 1 else []
-    if exact is None:
+    if generator.trie.num_items > EXACT_ITEMS:
         more.append(f"no exact places: the catalogue has more than {EXACT_ITEMS:,} items")
+    if isinstance(generator, ValueGuidedGenerator):
+        facts |= _look_at_tree(generator, case.histories, target, words, config)
+        note, follow = tree_note(facts), ""
+    else:
+        facts |= _look_at_beams(generator, case.histories, target, words, config)
+        note, follow = verdict_note(facts), _next_command(config, facts)
     tables = search_tables(facts, history_length=generator.max_history)
-    return Outcome(facts, tables, notes=(verdict_note(facts), *more), next=_next_command(config, facts))
+    return Outcome(facts, tables, notes=(note, *more), next=follow)
+
+
+def _look_at_beams(
+    generator: CandidateGenerator, histories: Ragged, target: int, words: Words, config: InspectSearchConfig
+) -> dict[str, Any]:
+    diagnosis, exact = _diagnose(generator, histories, target, config)
+    return {
+        "beam_width": config.search.beam_width,
+        "num_candidates": diagnosis.candidates.item_index.shape[1],
+        "target": _target_facts(words, diagnosis, exact),
+        "levels": [_level_facts(words, diagnosis, exact, depth, config.prefixes) for depth in range(words.num_levels)],
+        "recommendations": words.recommendations(diagnosis.candidates, target, config.k),
+    }
+
+
+@torch.inference_mode()
+def _look_at_tree(
+    generator: ValueGuidedGenerator, histories: Ragged, target: int, words: Words, config: InspectSearchConfig
+) -> dict[str, Any]:
+    length = config.search.num_candidates or config.search.beam_width
+    found, trace = generator.grow(histories, length, exclude_seen=config.exclude_seen)
+    exact = None
+    if generator.trie.num_items <= EXACT_ITEMS:
+        context, constraint, _ = generator.read(histories, exclude_seen=config.exclude_seen)
+        targets = torch.tensor([target], device=generator.trie.device)
+        exact = _place(exact_places(generator.scorer, generator.trie, context, targets, constraint=constraint).items)
+    is_excluded = config.exclude_seen and target in histories[0].tolist()
+    return {
+        "num_candidates": length,
+        "num_prefixes": config.prefixes,
+        **tree_facts(words, trace, found, target, is_excluded=is_excluded, exact_place=exact),
+        "recommendations": words.recommendations(found, target, config.k),
+    }
 
 
 @torch.inference_mode()
@@ -97,51 +125,11 @@ def _diagnose(
     return diagnosis, exact_places(*where, constraint=constraint) if is_small else None
 
 
-@dataclass(frozen=True)
-class _Words:
-    """How items and prefixes are shown: ids, titles, codes [N, L], and the training counts [N] that choose examples."""
-
-    dataset: Dataset
-    trie: SemanticIdTrie
-    counts: np.ndarray
-    codes: np.ndarray
-
-    @property
-    def num_levels(self) -> int:
-        return self.trie.num_levels
-
-    def item(self, index: int) -> dict[str, Any]:
-        return {
-            "item_index": index,
-            "item_id": self.dataset.item_ids[index],
-            "title": self.dataset.items["title"][index],
-            "semantic_id": self.codes[index].tolist(),
-        }
-
-    def prefix(self, depth: int, node: int, log_prob: float, place: int | None) -> dict[str, Any]:
-        """A prefix of `depth` codes; its example is the item below it with the most training interactions."""
-        first, end = (int(position) for position in self.trie.item_ranges(depth, torch.tensor(node)))
-        items = self.trie.item_order[first:end].numpy()
-        example = int(items[np.argmax(self.counts[items])])
-        return {
-            "place": place,
-            "prefix": self.codes[example, :depth].tolist(),
-            "log_prob": _finite(log_prob),
-            "num_items": end - first,
-            "example": {"item_id": self.dataset.item_ids[example], "title": self.dataset.items["title"][example]},
-        }
-
-
-def _codes(trie: SemanticIdTrie) -> np.ndarray:
-    """int32 [N, L]."""
-    return trie.prefix_codes(trie.num_levels)[trie.item_leaves].numpy()
-
-
-def _target_facts(words: _Words, diagnosis: SearchDiagnosis, exact: ExactPlaces | None) -> dict[str, Any]:
+def _target_facts(words: Words, diagnosis: SearchDiagnosis, exact: ExactPlaces | None) -> dict[str, Any]:
     lost_at = int(diagnosis.lost_at[0])
     return {
         **words.item(int(diagnosis.targets[0])),
-        "log_prob": _finite(float(diagnosis.target_log_prob[0])),
+        "log_prob": finite(float(diagnosis.target_log_prob[0])),
         "place": _place(diagnosis.target_place),
         "exact_place": None if exact is None else _place(exact.items),
         "verdict": judge(diagnosis, exact)[0],
@@ -151,7 +139,7 @@ def _target_facts(words: _Words, diagnosis: SearchDiagnosis, exact: ExactPlaces 
 
 
 def _level_facts(
-    words: _Words, diagnosis: SearchDiagnosis, exact: ExactPlaces | None, depth: int, num_prefixes: int
+    words: Words, diagnosis: SearchDiagnosis, exact: ExactPlaces | None, depth: int, num_prefixes: int
 ) -> dict[str, Any]:
     level = diagnosis.levels[depth]
     num_live, place = int(level.num_live[0]), _place(level.target_place)
@@ -170,7 +158,7 @@ def _level_facts(
     }
 
 
-def _beam(words: _Words, level: LevelDiagnosis, depth: int, place: int) -> dict[str, Any]:
+def _beam(words: Words, level: LevelDiagnosis, depth: int, place: int) -> dict[str, Any]:
     node, log_prob = int(level.nodes[0, place]), float(level.log_prob[0, place])
     return {
         **words.prefix(depth + 1, node, log_prob, place + 1),
@@ -178,25 +166,9 @@ def _beam(words: _Words, level: LevelDiagnosis, depth: int, place: int) -> dict[
     }
 
 
-def _recommendations(words: _Words, diagnosis: SearchDiagnosis, k: int) -> list[dict[str, Any]]:
-    found = diagnosis.candidates
-    pairs = zip(found.item_index[0, :k].tolist(), found.score[0, :k].tolist(), strict=True)
-    target = int(diagnosis.targets[0])
-    return [
-        {"place": place, **words.item(item), "score": score, "is_target": item == target}
-        for place, (item, score) in enumerate(pairs, 1)
-        if item >= 0
-    ]
-
-
 def _place(places: torch.Tensor) -> int | None:
     """From [1], counted from 0 with -1 for none, to one that is counted from 1."""
     return int(places[0]) + 1 or None
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _next_command(config: InspectSearchConfig, facts: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from genrec.pipeline.inspect import cell
+from genrec.pipeline.search_tree_facts import tree_table
 from genrec.terminal import Table
 
 MAX_EVENTS = 10  # of a history that are shown
@@ -15,7 +16,7 @@ MAX_EXAMPLE = 60  # characters of an example's title
 
 
 def search_tables(facts: dict[str, Any], *, history_length: int) -> tuple[Table, ...]:
-    """The history and the target, the beams of each level, the list."""
+    """The history and the target, the beams of each level or the tree, the list."""
     events, target = facts["history"], facts["target"]
     rows = [
         (cell(each["age"]), cell(each["time"]), each["item_id"], cell(each["title"]), _dashes(each["semantic_id"]))
@@ -26,6 +27,8 @@ def search_tables(facts: dict[str, Any], *, history_length: int) -> tuple[Table,
     title += f", the last {history_length} are read" if len(events) > history_length else ""
     left = ("item_id", "title", "semantic_id")
     history = Table(title, ("age", "time", *left), tuple(rows), left=left)
+    if "nodes" in facts:
+        return history, tree_table(facts), _list_table(facts)
     return history, *(_level_table(level, facts) for level in facts["levels"]), _list_table(facts)
 
 
