@@ -22,7 +22,9 @@ from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.item_features import FeatureValues
 from genrec.pipeline.evaluate import short
+from genrec.pipeline.features import read_features
 from genrec.pipeline.models import build_model
 from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
@@ -133,7 +135,8 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     initial = None
     if config.initial is not None:
         initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
-    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
+    features = _read_features(config.model, dataset, initial)
+    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial, features)
     parents = {"dataset": dataset.artifact, "semantic_ids": table}
     if initial is not None:
         parents["initial"] = initial.artifact
@@ -155,10 +158,23 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     )
 
 
-def _build_model(config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None) -> Any:
+def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
+    if not isinstance(model, models.HierarchicalModel) or not model.item_features:
+        return None
+    known = {} if initial is None else initial.vocabularies
+    return read_features(model.item_features, dataset.items, min_count=model.feature_min_count, known=known)
+
+
+def _build_model(
+    config: training.TrainConfig,
+    trie: SemanticIdTrie,
+    history: Ragged,
+    initial: WarmStart | None,
+    features: dict[str, FeatureValues] | None,
+) -> Any:
     """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
     torch.manual_seed(fold_in(config.seed, 0))
-    model = build_model(config.model, trie)
+    model = build_model(config.model, trie, features=features)
     if initial is not None:
         initial.load_into(model)
     model.mark_trained(*_trained_items(history, trie.num_items))
