@@ -31,7 +31,7 @@ def read_features(
     features = {}
     for name in names:
         values = feature_values(items, name)
-        if not values.list.len().any():
+        if not values.list.len().sum():
             raise ConfigError("no item has a value of this feature", where="key 'model.item_features'", found=name)
         vocabulary = build_vocabulary(values, min_count=min_count, known=known.get(name, ()))
         features[name] = FeatureValues(vocabulary, torch.from_numpy(value_numbers(values, vocabulary)))

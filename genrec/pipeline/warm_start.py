@@ -279,4 +279,6 @@ def _say(what: str, overlap: Overlap) -> str:
 
 def _plain(value: Any) -> str:
     """As it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_plain, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
