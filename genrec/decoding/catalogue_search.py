@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ class CatalogueSearch(ABC):
         exclude: Sequence[Sequence[str]] | None = None,
         exclude_seen: bool = False,
         allow: Sequence[str] | None = None,
+        times: Sequence[Sequence[int]] | None = None,
     ) -> Recommendations:
         """The k best items for each history.
 
@@ -111,13 +113,20 @@ class CatalogueSearch(ABC):
             exclude: [B] item ids that must not be recommended.
             exclude_seen: leave out the items of the history as well.
             allow: the only item ids that may be recommended; None: all.
+            times: [B] seconds of the entries of the histories, for a model that reads them; None: not known.
 
         Raises:
-            ConfigError: k out of range, or `exclude` of another length.
+            ConfigError: k out of range, `exclude` of another length, or `times` of other ones than the histories.
         """
+        if times is not None and [len(row) for row in times] != [len(row) for row in histories]:
+            raise ConfigError("one time an entry of a history", expected="times as long as the histories")
         if exclude is not None and len(exclude) != len(histories):
             raise ConfigError("one list of excluded items a history", expected=len(histories), found=len(exclude))
         known = [[self._index[item] for item in row if item in self._index] for row in histories]
+        clock = [
+            [time for item, time in zip(row, of, strict=True) if item in self._index]
+            for row, of in zip(histories, times or (), strict=times is not None)
+        ]
         denied = [[self._index[item] for item in row if item in self._index] for row in exclude or [[]] * len(known)]
         allowed = None
         if allow is not None:
@@ -129,6 +138,9 @@ class CatalogueSearch(ABC):
         scores: list[list[float]] = []
         for start in range(0, len(known), self.batch_size):
             rows = Ragged.from_lists(known[start : start + self.batch_size])
+            if times is not None:
+                some = Ragged.from_lists(clock[start : start + self.batch_size], dtype=np.int64)
+                rows = replace(rows, times=some.values)
             deny = pad_rows(Ragged.from_lists(denied[start : start + self.batch_size]), self.device)[0]
             candidates = self.search(rows, k, exclude_seen=exclude_seen, deny=deny, allow=allowed)
             for items, values in zip(candidates.item_index.tolist(), candidates.score.tolist(), strict=True):
@@ -165,8 +177,20 @@ class CatalogueSearch(ABC):
 
 def pad_rows(rows: Ragged, device: torch.device) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
     """Rows as a matrix, padded on the right with -1, and their lengths."""
-    row, value, age = rows.flat()
-    lengths = rows.lengths
-    padded = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int64)
-    padded[row, lengths[row] - 1 - age] = value
-    return torch.from_numpy(padded).to(device), torch.from_numpy(lengths.astype(np.int64)).to(device)
+    padded = _pad(rows, rows.flat()[1])
+    return torch.from_numpy(padded).to(device), torch.from_numpy(rows.lengths.astype(np.int64)).to(device)
+
+
+def pad_gaps(rows: Ragged, device: torch.device, *, reader: Any) -> dict[str, Int64[Tensor, "B T"]]:
+    """What a reader of gaps between events takes beside `pad_rows`, by name; nothing for others, or without times."""
+    if rows.times is None or not getattr(reader, "uses_gaps", False):
+        return {}
+    return {"gaps": torch.from_numpy(_pad(rows, rows.gaps())).to(device)}
+
+
+def _pad(rows: Ragged, values: np.ndarray) -> np.ndarray:
+    """[B, T] of a value for each element of some rows."""
+    row, _, age = rows.flat()
+    padded = np.full((len(rows), int(rows.lengths.max(initial=0))), -1, dtype=np.int64)
+    padded[row, rows.lengths[row] - 1 - age] = values
+    return padded

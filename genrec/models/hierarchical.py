@@ -7,7 +7,8 @@ pass:
 
 with code embeddings C (not those of the decoder), item-ID embeddings I, transition embeddings J and a learnt g in
 (0, 1); what follows from u_t is in `code_decoder`. J is ours: a way past the blocks for what one item says of the next.
-On demand, x_t has vectors of what is known of the item too (`item_features`), and one of its position t. That counts
+On demand, x_t has vectors of what is known of the item too (`item_features`), one of the time since the event before
+(`gap_buckets`), and one of its position t. That counts
 from the first item that is read: a window has one beginning but an end for each of its targets, so that training in one
 pass and `encode` agree on no other. Distances from the end are what rotary attention and g^(t - s) see.
 Must not know configuration, losses, search or training.
@@ -28,6 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from genrec.data.gaps import NUM_GAPS
 from genrec.models.code_decoder import CodeDecoder, DecoderState, Users
 from genrec.models.item_features import FeatureValues, ItemFeatures, blank_features
 from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, keep_rows, mark_rows, normal_table
@@ -82,10 +84,11 @@ class HierarchicalRecommender(nn.Module):
         self.memory = None
         if settings.memory.followers:
             self.memory = TransitionMemory(num_items, trie.num_levels, settings.memory)
-        # Both start at 0: training begins as it does without them.
+        # These start at 0: training begins as it does without them.
         self.features = ItemFeatures(features, width) if features else None
         has_vectors = settings.positions != "rotary"
         self.positions = nn.Parameter(torch.zeros(settings.history_length, width)) if has_vectors else None
+        self.gaps = nn.Parameter(torch.zeros(NUM_GAPS, width)) if settings.time_gaps else None
         self.empty_history = normal_table(width)
         self.input_dropout = Dropout(settings.dropout_input)
         self.blocks = nn.ModuleList(
@@ -133,6 +136,11 @@ class HierarchicalRecommender(nn.Module):
     def normalisation(self) -> str:
         """ "trie" or "vocabulary"."""
         return self.settings.normalisation
+
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether it reads the time between events."""
+        return self.gaps is not None
 
     @property
     def node_embeddings(self) -> NodeEmbeddings:
@@ -196,16 +204,27 @@ class HierarchicalRecommender(nn.Module):
         self.load_state_dict(adapted)
 
     def score_targets(
-        self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
+        self,
+        histories: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        *,
+        with_means: bool = False,
+        gaps: Int64[Tensor, "B T"] | None = None,
     ) -> ItemScores:
         """Log-probability of each code of each target; see `Recommender`. T is at most `history_length`."""
-        return score_each_target(self, histories, targets, with_means=with_means)
+        return score_each_target(self, histories, targets, with_means=with_means, gaps=gaps)
 
-    def read_positions(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Users:
+    def read_positions(
+        self,
+        histories: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        *,
+        gaps: Int64[Tensor, "B T"] | None = None,
+    ) -> Users:
         """The state of each user wherever there is a target; see `Recommender`."""
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         is_target = targets >= 0
-        users, sums = self._read(histories)[is_target], None
+        users, sums = self._read(histories, gaps)[is_target], None
         if self.memory is not None:
             scores = self.memory.scores(histories, targets if self.training else None)
             sums = sum_in_trie_order(self.trie, scores[is_target])
@@ -215,12 +234,20 @@ class HierarchicalRecommender(nn.Module):
         """Log-probability of each code of C items after each position; see `Recommender`."""
         return self.decoder.score_items(self.trie, context, items, self.memory, with_means=with_means)
 
-    def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
+    def encode(
+        self,
+        histories: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        *,
+        gaps: Int64[Tensor, "B T"] | None = None,
+    ) -> Users:
         """The state of each user after the last `history_length` items."""
+        if gaps is not None:
+            gaps, _ = last_items(gaps, lengths, self.settings.history_length)
         histories, lengths = last_items(histories, lengths, self.settings.history_length)
         if histories.shape[1] == 0:
-            histories = histories.new_full((len(histories), 1), -1)
-        users, sums = self._read_last(histories, (lengths - 1).clamp(min=0)), None
+            histories, gaps = histories.new_full((len(histories), 1), -1), None
+        users, sums = self._read_last(histories, (lengths - 1).clamp(min=0), gaps), None
         if self.memory is not None:
             sums = sum_in_trie_order(self.trie, self.memory.last_scores(histories, lengths))
         return Users(users, sums)
@@ -240,10 +267,12 @@ class HierarchicalRecommender(nn.Module):
         """Log-probabilities of the children of each beam's node; see `Recommender`."""
         return self.decoder.step(self.trie, level, state, parents, codes, nodes, self.memory)
 
-    def _read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def _read(
+        self, histories: Int64[Tensor, "B T"], gaps: Int64[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         """State after each item. What stands behind the end of a row cannot be seen from within it."""
         assert histories.shape[1] <= self.settings.history_length, "histories longer than history_length"
-        x = self._inputs(histories)
+        x = self._inputs(histories, gaps)
         for block in self.blocks:
             x = block(x)
         x = self.user_norm(x)
@@ -252,9 +281,11 @@ class HierarchicalRecommender(nn.Module):
         places = torch.arange(histories.shape[1], device=x.device)
         return x + self._decayed(places.unsqueeze(1) - places).to(x.dtype) @ self._transitions(histories)
 
-    def _read_last(self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def _read_last(
+        self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"], gaps: Int64[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B D"]:
         """State at one position of each row; the last block is not computed anywhere else."""
-        x = self._inputs(histories)
+        x = self._inputs(histories, gaps)
         for block in self.blocks[:-1]:
             x = block(x)
         if len(self.blocks):
@@ -281,11 +312,22 @@ class HierarchicalRecommender(nn.Module):
         assert self.transition_decay is not None
         return self.transition_decay.sigmoid() ** ages.clamp(min=0) * (ages >= 0)
 
-    def _inputs(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def _inputs(self, histories: Int64[Tensor, "B T"], gaps: Int64[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
         is_item, x = (histories >= 0).unsqueeze(-1), self._embed(histories.clamp(min=0))
         if self.positions is not None:
             x = x + self.positions[: histories.shape[1]]
+        if self.gaps is not None and gaps is not None:
+            x = x + self._embed_gaps(gaps)
         return self.input_dropout(torch.where(is_item, x, self.empty_history))
+
+    def _embed_gaps(self, gaps: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Vectors of the gaps; in training 0 in some rows, as if nothing were known of their times."""
+        assert self.gaps is not None
+        vectors = F.embedding(gaps.clamp(min=0), self.gaps)
+        if not self.training:
+            return vectors
+        is_known = torch.rand(len(gaps), 1, 1, device=gaps.device) >= self.settings.dropout_gaps
+        return vectors * is_known
 
     def _embed(self, items: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         paths = self.trie.path_nodes(items)

@@ -49,6 +49,7 @@ class HierarchicalSettings:
         item_features: columns of the item table whose values have vectors too.
         feature_min_count: items that a value needs for a vector of its own.
         positions: "rotary" (in the attention), "learnt" (a vector a position, added to the item's) or "both".
+        time_gaps: whether the time since the event before has vectors.
         history_length: the last items that are read; older ones are cut off.
         width: D.
         num_layers: blocks over the history.
@@ -62,6 +63,7 @@ class HierarchicalSettings:
         dropout_blocks: rate on the branches of the blocks.
         dropout_depth: rate on the branches of the decoder.
         dropout_nodes: rate on d_l + u, and on E_l[v] where it is added to s_l; in a trial it cost a lot.
+        dropout_gaps: rate of rows that are read without the time since the event before.
 
     Raises:
         ConfigError: unknown normalisation or positions; a temperature, a length or a depth that is not positive; a
@@ -78,6 +80,7 @@ class HierarchicalSettings:
     item_features: tuple[str, ...] = ()
     feature_min_count: int = 2
     positions: str = "rotary"
+    time_gaps: bool = False
     history_length: int = 50
     width: int = 128
     num_layers: int = 2
@@ -91,6 +94,7 @@ class HierarchicalSettings:
     dropout_blocks: float = 0.2
     dropout_depth: float = 0.2
     dropout_nodes: float = 0.0
+    dropout_gaps: float = 0.1
 
     def __post_init__(self) -> None:
         _check_common(self.normalisation, self.temperature, self.history_length)

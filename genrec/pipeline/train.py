@@ -68,6 +68,13 @@ def prepare_training(config: training.TrainConfig) -> Ready:
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
+    if isinstance(config.model, models.HierarchicalModel) and config.model.time_gaps and not dataset.has_clock:
+        raise ConfigError(
+            "the data have no timestamps, which time gaps need",
+            where=config.dataset,
+            found="key 'model.time_gaps' is true",
+            fix="model.time_gaps=false",
+        )
     if isinstance(config.model, models.SasrecModel):
         setup = set_up_sasrec(config, dataset, counts)
     else:
@@ -78,6 +85,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
         max_length=config.model.history_length,
         seed=fold_in(config.seed, 1),
         pairs=config.samples == "pairs",
+        gaps=getattr(setup.model, "uses_gaps", False),
     )
     return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
 

@@ -164,12 +164,14 @@ class Stretches:
         while step < end:
             epoch, start = divmod(step, self.stream.num_batches)
             for batch in self.stream.epoch(epoch, start):
+                gaps = {} if batch.gaps is None else {"gaps": torch.from_numpy(batch.gaps)}
                 yield {
                     "items": torch.from_numpy(batch.items),
                     "targets": torch.from_numpy(batch.targets),
                     "is_target": torch.from_numpy(batch.is_target),
                     "user_index": torch.from_numpy(batch.user_index),
                     "epoch": torch.tensor(epoch),
+                    **gaps,
                 }
                 step += 1
                 if step == end:
