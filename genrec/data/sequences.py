@@ -88,12 +88,13 @@ class Ragged:
         within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return row, self.values[self.starts[row] + within], lengths[row] - 1 - within
 
-    def gaps(self) -> np.ndarray:
-        """[S] `gap_buckets` of the elements in the order of `flat`; what was cut off by `tail` counts as before."""
+    def gaps(self) -> Ragged:
+        """`gap_buckets` of the elements; those that `tail` cut off are events before all the same."""
         assert self.times is not None, "times are not known"
         row, _, age = self.flat()
         firsts = self.starts if self.firsts is None else self.firsts
-        return gap_buckets(self.times, self.ends[row] - 1 - age, firsts[row])
+        buckets = gap_buckets(self.times, self.ends[row] - 1 - age, firsts[row])
+        return Ragged.from_offsets(buckets, np.concatenate([[0], np.cumsum(self.lengths)]))
 
 
 @dataclass(frozen=True)

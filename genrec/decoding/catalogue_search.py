@@ -74,6 +74,11 @@ class CatalogueSearch(ABC):
     def max_candidates(self) -> int:
         """The longest list that a search gives."""
 
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether the times of a history make a difference."""
+        return False
+
     @abstractmethod
     def search(
         self,
@@ -177,20 +182,15 @@ class CatalogueSearch(ABC):
 
 def pad_rows(rows: Ragged, device: torch.device) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, " B"]]:
     """Rows as a matrix, padded on the right with -1, and their lengths."""
-    padded = _pad(rows, rows.flat()[1])
-    return torch.from_numpy(padded).to(device), torch.from_numpy(rows.lengths.astype(np.int64)).to(device)
+    row, value, age = rows.flat()
+    lengths = rows.lengths
+    padded = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int64)
+    padded[row, lengths[row] - 1 - age] = value
+    return torch.from_numpy(padded).to(device), torch.from_numpy(lengths.astype(np.int64)).to(device)
 
 
 def pad_gaps(rows: Ragged, device: torch.device, *, reader: Any) -> dict[str, Int64[Tensor, "B T"]]:
     """What a reader of gaps between events takes beside `pad_rows`, by name; nothing for others, or without times."""
     if rows.times is None or not getattr(reader, "uses_gaps", False):
         return {}
-    return {"gaps": torch.from_numpy(_pad(rows, rows.gaps())).to(device)}
-
-
-def _pad(rows: Ragged, values: np.ndarray) -> np.ndarray:
-    """[B, T] of a value for each element of some rows."""
-    row, _, age = rows.flat()
-    padded = np.full((len(rows), int(rows.lengths.max(initial=0))), -1, dtype=np.int64)
-    padded[row, rows.lengths[row] - 1 - age] = values
-    return padded
+    return {"gaps": pad_rows(rows.gaps(), device)[0]}

@@ -79,6 +79,11 @@ class CandidateGenerator(CatalogueSearch):
         """The beam width."""
         return self.beam_width
 
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether the scorer reads the time between events."""
+        return getattr(self.scorer, "uses_gaps", False)
+
     @torch.inference_mode()
     def search(
         self,

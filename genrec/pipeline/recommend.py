@@ -18,6 +18,7 @@ from genrec.pipeline.open_recommender import open_recommender
 from genrec.terminal import Outcome, Progress, Table
 
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
+NO_TIMES = "the recommender reads the time between events, and the histories were read without times"
 
 
 def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
@@ -61,7 +62,8 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     }
     labels = ("users", "rows", "unknown items, skipped", "users without a known history, served by popularity")
     shown = tuple((label, f"{value:,}") for label, value in zip(labels, list(summary.values())[1:], strict=True))
-    return Outcome(summary, (Table(f"{config.output}", ("what", "value"), shown, left=("what",)),))
+    notes = (NO_TIMES,) if generator.uses_gaps and times is None else ()
+    return Outcome(summary, (Table(f"{config.output}", ("what", "value"), shown, left=("what",)),), notes=notes)
 
 
 def _dataset_histories(dataset: Dataset) -> dict[str, list[str]]:

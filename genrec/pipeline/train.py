@@ -68,13 +68,6 @@ def prepare_training(config: training.TrainConfig) -> Ready:
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
-    if isinstance(config.model, models.HierarchicalModel) and config.model.time_gaps and not dataset.has_clock:
-        raise ConfigError(
-            "the data have no timestamps, which time gaps need",
-            where=config.dataset,
-            found="key 'model.time_gaps' is true",
-            fix="model.time_gaps=false",
-        )
     if isinstance(config.model, models.SasrecModel):
         setup = set_up_sasrec(config, dataset, counts)
     else:
@@ -124,7 +117,8 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
             _tell(setup.initial)
         validate = _validation(config, setup, dataset, counts)
         state = fit(task, stream, validate, run=run, options=options, progress=progress)
-        facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
+        own = {name: value for name, value in setup.model.facts.items() if name != "features"}  # in model.json alone
+        facts = {**own, **setup.facts, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()
     return _outcome(config, artifact, state, records, metric, setup)
@@ -167,8 +161,16 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
 
 
 def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
-    if not isinstance(model, models.HierarchicalModel) or not model.item_features:
+    """What the model is to know of the items; an error where the dataset does not have what it is to read."""
+    if not isinstance(model, models.HierarchicalModel):
         return None
+    if model.time_gaps and not dataset.has_clock:
+        raise ConfigError(
+            "the data have no timestamps, which time gaps need",
+            where=dataset.artifact.path,
+            found="key 'model.time_gaps' is true",
+            fix="model.time_gaps=false",
+        )
     known = {} if initial is None else initial.vocabularies
     return read_features(model.item_features, dataset.items, min_count=model.feature_min_count, known=known)
 

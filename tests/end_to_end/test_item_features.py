@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from command_line import fails, works
+from command_line import RUNNER, fails, works
 from safetensors.numpy import load_file
 
+from genrec.baselines.base import count_items
+from genrec.cli import app
 from genrec.data.dataset import Dataset
-from genrec.pipeline.recommenders import load_recommender, load_served
+from genrec.pipeline.recommenders import build_generator, load_recommender, load_served
 
 MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
 SHORT = ["stopping.max_epochs=2", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
@@ -64,6 +67,9 @@ def test_the_vocabulary_is_what_the_dataset_has_often_enough(road: Path) -> None
         assert found[name]["vocabulary"] == frequent
         assert 0 < len(frequent) <= len(counts)
     assert len(facts(road / "run")["brand"]["vocabulary"]) < items["brand"].n_unique()
+    manifest = json.loads((road / "run" / "recommender" / "manifest.json").read_text())
+    assert manifest["facts"]["item_features"] == ["categories", "brand"]
+    assert "features" not in manifest["facts"]
     weights = load_file(road / "run" / "recommender" / "weights.safetensors")
     for name, of in found.items():
         table = weights[f"features.tables.{name}"]
@@ -146,3 +152,48 @@ def test_features_that_are_not_there_are_refused(road: Path, tmp_path: Path) -> 
     assert "key 'model.item_features': the dataset has no such item feature (expected any of title, brand, cate" in line
     assert "found category)" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_time_gaps_are_read_in_training_evaluation_and_requests(road: Path, tmp_path: Path) -> None:
+    dataset = Dataset.load(road / "d")
+    works(*train(road, tmp_path / "run", "model.time_gaps=true", "optimizer.learning_rate=0.01"))
+    path = tmp_path / "run" / "recommender"
+    _, model = load_recommender(path, dataset)
+    assert model.gaps.any(dim=1).sum() > 5
+    counts = count_items(dataset.train(), dataset.num_items)
+    generator = build_generator(model, dataset, counts, beam_width=50)
+    words = ["recommend", f"dataset={road}/d", f"recommender={path}", "k=4", "exclude_seen=false"]
+    works(*words, f"output={tmp_path}/told.parquet")
+    ids, items = dataset.item_ids.to_list(), dataset.histories().to_lists()
+    pairs = [(user, ids[item]) for user, row in zip(dataset.user_ids, items, strict=True) for item in row]
+    pl.DataFrame(pairs, schema=["user_id", "item_id"], orient="row").write_csv(tmp_path / "h.csv")
+    shown = RUNNER.invoke(app, [*words, f"histories={tmp_path}/h.csv", f"output={tmp_path}/untold.parquet"]).stdout
+    assert "note: the recommender reads the time between events, and the histories were read without times" in shown
+    histories = dataset.histories()
+    found = {}
+    for name, rows in (("told", histories), ("untold", replace(histories, times=None))):
+        scores = pl.read_parquet(tmp_path / f"{name}.parquet")["score"].to_numpy().reshape(len(rows), 4)
+        found[name] = generator.search(rows, 4).score.numpy()
+        np.testing.assert_allclose(scores, found[name], rtol=1e-4)
+    assert np.abs(found["told"] - found["untold"]).max() > 1e-3
+    evaluate = [f"dataset={road}/d", f"recommenders.gaps={path}", "models=[popularity]", "num_resamples=100"]
+    rows = works("evaluate", *evaluate, "split=validation", f"output={tmp_path}/table")["rows"]
+    cases = dataset.cases("validation")
+    top = generator.search(cases.histories, 10).item_index.numpy()
+    expected = (top == cases.target[:, None]).any(axis=1).mean()
+    (row,) = (row for row in rows if row["model"] == "gaps" and row["mask"] == "none")
+    assert row["metrics"]["recall@10"]["mean"] == pytest.approx(expected)
+
+
+def test_data_without_a_clock_have_no_gaps(road: Path, tmp_path: Path) -> None:
+    events = Dataset.load(road / "d").load_interactions().select(user_id="user_index", item_id="item_index")
+    events.write_csv(tmp_path / "events.csv")
+    source = ["source=table", "source.interactions=events.csv", "source.timestamp_column=null", "order.by=file"]
+    no_core = ["filter.min_user_interactions=0", "filter.min_item_interactions=0"]
+    works("prepare", *source, *no_core, f"raw_dir={tmp_path}", f"output={tmp_path}/d")
+    works("embed", f"dataset={tmp_path}/d", f"output={tmp_path}/e", "embedding=cooccurrence", "embedding.dimensions=4")
+    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={tmp_path}/e", "tokenizer.codebook_sizes=[4,4]"]
+    works("tokenize", f"dataset={tmp_path}/d", f"output={tmp_path}/d_ids", *words, *GATES, "tokenizer.reserve=64")
+    line = fails(*train(tmp_path, tmp_path / "run", "model.time_gaps=true"), code=2)
+    assert "the data have no timestamps, which time gaps need" in line
+    assert "model.time_gaps=false" in line
