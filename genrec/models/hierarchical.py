@@ -7,10 +7,10 @@ pass:
 
 with code embeddings C (not those of the decoder), item-ID embeddings I, transition embeddings J and a learnt g in
 (0, 1); what follows from u_t is in `code_decoder`. J is ours: a way past the blocks for what one item says of the next.
-On demand, x_t has vectors of what is known of the item too (`item_features`), one of the time since the event before
-(`gap_buckets`), and one of its position t. That counts
-from the first item that is read: a window has one beginning but an end for each of its targets, so that training in one
-pass and `encode` agree on no other. Distances from the end are what rotary attention and g^(t - s) see.
+On demand, x_t has more vectors: of what is known of the item (`item_features`), of the time since the event before it
+(`gap_buckets`; none where times are not known), and of its position t. Positions count from the first item read: a
+window has one beginning but an end for each of its targets, so that training in one pass and `encode` agree on no
+other. Distances from the end are what rotary attention and g^(t - s) see.
 Must not know configuration, losses, search or training.
 """
 # B batch, T items, P targets, L levels, D width, N items of the catalogue, W beams, M most children of a node

@@ -68,6 +68,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
+    _check_clock(config.model, dataset)
     if isinstance(config.model, models.SasrecModel):
         setup = set_up_sasrec(config, dataset, counts)
     else:
@@ -160,17 +161,19 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     )
 
 
-def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
-    """What the model is to know of the items; an error where the dataset does not have what it is to read."""
-    if not isinstance(model, models.HierarchicalModel):
-        return None
-    if model.time_gaps and not dataset.has_clock:
+def _check_clock(model: models.Model, dataset: Dataset) -> None:
+    if isinstance(model, models.HierarchicalModel) and model.time_gaps and not dataset.has_clock:
         raise ConfigError(
             "the data have no timestamps, which time gaps need",
             where=dataset.artifact.path,
             found="key 'model.time_gaps' is true",
             fix="model.time_gaps=false",
         )
+
+
+def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
+    if not isinstance(model, models.HierarchicalModel):
+        return None
     known = {} if initial is None else initial.vocabularies
     return read_features(model.item_features, dataset.items, min_count=model.feature_min_count, known=known)
 

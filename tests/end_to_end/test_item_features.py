@@ -191,9 +191,6 @@ def test_data_without_a_clock_have_no_gaps(road: Path, tmp_path: Path) -> None:
     source = ["source=table", "source.interactions=events.csv", "source.timestamp_column=null", "order.by=file"]
     no_core = ["filter.min_user_interactions=0", "filter.min_item_interactions=0"]
     works("prepare", *source, *no_core, f"raw_dir={tmp_path}", f"output={tmp_path}/d")
-    works("embed", f"dataset={tmp_path}/d", f"output={tmp_path}/e", "embedding=cooccurrence", "embedding.dimensions=4")
-    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={tmp_path}/e", "tokenizer.codebook_sizes=[4,4]"]
-    works("tokenize", f"dataset={tmp_path}/d", f"output={tmp_path}/d_ids", *words, *GATES, "tokenizer.reserve=64")
     line = fails(*train(tmp_path, tmp_path / "run", "model.time_gaps=true"), code=2)
     assert "the data have no timestamps, which time gaps need" in line
     assert "model.time_gaps=false" in line
