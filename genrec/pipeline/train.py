@@ -24,7 +24,9 @@ from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.item_features import FeatureValues
 from genrec.pipeline.evaluate import short
+from genrec.pipeline.features import read_features
 from genrec.pipeline.models import build_model
 from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
@@ -70,6 +72,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
+    _check_clock(config.model, dataset)
     if isinstance(config.model, models.SasrecModel):
         setup = set_up_sasrec(config, dataset, counts)
     else:
@@ -81,6 +84,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
         seed=fold_in(config.seed, 1),
         pairs=config.samples == "pairs",
         change=_change(config.augmentation),
+        gaps=getattr(setup.model, "uses_gaps", False),
     )
     return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
 
@@ -137,7 +141,8 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
             state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team)
         if not run.leads:
             return Outcome({})
-        facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
+        own = {name: value for name, value in setup.model.facts.items() if name != "features"}  # in model.json alone
+        facts = {**own, **setup.facts, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()
     return _outcome(config, artifact, state, records, metric, setup)
@@ -156,7 +161,8 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     initial = None
     if config.initial is not None:
         initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
-    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
+    features = _read_features(config.model, dataset, initial)
+    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial, features)
     parents = {"dataset": dataset.artifact, "semantic_ids": table}
     if initial is not None:
         parents["initial"] = initial.artifact
@@ -178,10 +184,33 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     )
 
 
-def _build_model(config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None) -> Any:
+def _check_clock(model: models.Model, dataset: Dataset) -> None:
+    if isinstance(model, models.HierarchicalModel) and model.time_gaps and not dataset.has_clock:
+        raise ConfigError(
+            "the data have no timestamps, which time gaps need",
+            where=dataset.artifact.path,
+            found="key 'model.time_gaps' is true",
+            fix="model.time_gaps=false",
+        )
+
+
+def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
+    if not isinstance(model, models.HierarchicalModel):
+        return None
+    known = {} if initial is None else initial.vocabularies
+    return read_features(model.item_features, dataset.items, min_count=model.feature_min_count, known=known)
+
+
+def _build_model(
+    config: training.TrainConfig,
+    trie: SemanticIdTrie,
+    history: Ragged,
+    initial: WarmStart | None,
+    features: dict[str, FeatureValues] | None,
+) -> Any:
     """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
     torch.manual_seed(fold_in(config.seed, 0))
-    model = build_model(config.model, trie)
+    model = build_model(config.model, trie, features=features)
     if initial is not None:
         initial.load_into(model)
     model.mark_trained(*_trained_items(history, trie.num_items))

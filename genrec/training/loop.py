@@ -199,6 +199,7 @@ class Stretches:
             for batch in self.stream.epoch(epoch, start):
                 own = np.arange(self.team.rank, len(batch.items), self.team.size)
                 rows = own if len(own) else np.arange(1)
+                gaps = {} if batch.gaps is None else {"gaps": torch.from_numpy(batch.gaps[rows])}
                 yield {
                     "items": torch.from_numpy(batch.items[rows]),
                     "targets": torch.from_numpy(batch.targets[rows]),
@@ -206,6 +207,7 @@ class Stretches:
                     "user_index": torch.from_numpy(batch.user_index[rows]),
                     "epoch": torch.tensor(epoch),
                     "share": torch.tensor(self.team.size * batch.is_target[own].sum() / batch.num_targets).float(),
+                    **gaps,
                 }
                 step += 1
                 if step == end:

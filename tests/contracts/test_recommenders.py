@@ -17,6 +17,7 @@ from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.huggingface import HuggingFaceRecommender, TextIds
+from genrec.models.item_features import FeatureValues
 from genrec.models.recommender import build_from
 from genrec.models.settings import (
     DecoderOnlySettings,
@@ -54,8 +55,14 @@ def begun(model: Any) -> Any:
 
 def hierarchical(**settings: Any) -> HierarchicalRecommender:
     small: dict[str, Any] = {"width": 16, "num_heads": 2, "hidden": 24, "depth_hidden": 20, "history_length": LENGTH}
+    rng = np.random.default_rng(2)
+    numbers = np.sort(rng.integers(-1, 5, size=(NUM_ITEMS, 3)), axis=1)[:, ::-1].copy()
+    numbers[:, 0] = np.maximum(numbers[:, 0], 0)
+    values = {"categories": FeatureValues("abc", torch.from_numpy(numbers))}
+    values["brand"] = FeatureValues("xyz", torch.from_numpy(rng.integers(5, size=(NUM_ITEMS, 1))))
+    features = {name: values[name] for name in settings.get("item_features", ())}
     torch.manual_seed(0)
-    model = begun(HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings))))
+    model = begun(HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings)), features))
     if model.memory is not None:
         rng = np.random.default_rng(1)
         similarity = rng.random((NUM_ITEMS, NUM_ITEMS)) * (rng.random((NUM_ITEMS, NUM_ITEMS)) < 0.4)
@@ -100,6 +107,8 @@ KINDS = {
     "no transitions": lambda: hierarchical(transition_embeddings=False),
     "memory": lambda: hierarchical(memory=MemorySettings(followers=9, history_decay=0.8)),
     "memory, vocabulary": lambda: hierarchical(normalisation="vocabulary", memory=MemorySettings(followers=99)),
+    "features": lambda: hierarchical(item_features=("categories", "brand"), positions="both"),
+    "learnt positions": lambda: hierarchical(item_features=("brand",), positions="learnt", item_embeddings=False),
     "tiger": lambda: encoder_decoder(),
     "tiger, vocabulary": lambda: encoder_decoder(normalisation="vocabulary", node_embeddings=False, attention="sdpa"),
     "tiger, causal": lambda: encoder_decoder(encoder="causal", item_embeddings=True, temperature=0.7),
