@@ -253,6 +253,15 @@ def test_a_denied_hint_leaves_nothing() -> None:
         assert found.item_index[1, 0].item() in (0, 1, 2)
 
 
+def test_an_impossible_hint_leaves_nothing() -> None:
+    """Nothing could be learnt from it: the model's log-probability is -inf."""
+    tables = random_tables(TRIE, "normal", 3)
+    tables[0][0, 0, 1] = -torch.inf
+    hints = hint_nodes(TRIE, torch.tensor([3]), torch.tensor([1]))
+    for kind in KINDS:
+        assert not roll(kind, TableScorer(TRIE, tables), torch.arange(1), 2, hints=hints).is_valid.any()
+
+
 def test_items_that_share_their_codes_are_drawn_alike() -> None:
     codes = np.array([[0, 1], [1, 0], [0, 1], [0, 0], [0, 1]])
     trie = SemanticIdTrie.build(codes, (2, 2))
