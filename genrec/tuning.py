@@ -96,6 +96,29 @@ def best_trial(history: Sequence[Trial]) -> tuple[Params, float]:
     return max(scored, key=lambda trial: trial[1])
 
 
+def luck(score: float, *, num_cases: int, num_trials: int) -> tuple[float, float]:
+    """How far chance alone may move the score of one trial, and lift that of the best of several.
+
+    The variance of values in [0, 1] is at most that of coin tosses with their mean; the expected maximum of n normal
+    variables of standard deviation s is at most s sqrt(2 ln n), whether they are independent or, as trials on the same
+    cases, not (Boucheron, Lugosi and Massart 2013, theorem 2.5).
+
+    Args:
+        score: a mean over cases of values in [0, 1], as recall and NDCG of one target are.
+        num_cases: how many, at least 1.
+        num_trials: of which it is the best, at least 1.
+
+    Returns:
+        Upper bounds of its standard error and of the selection bias among trials that are equally good.
+
+    >>> error, bias = luck(0.1, num_cases=900, num_trials=20)
+    >>> f"{error:.4f} {bias:.4f}"
+    '0.0100 0.0245'
+    """
+    error = math.sqrt(score * (1 - score) / num_cases)
+    return error, error * math.sqrt(2 * math.log(num_trials))
+
+
 class CoordinateSearch:
     """Random trials first, then steps of one key at a time around the best so far, until none is left.
 
