@@ -122,6 +122,8 @@ def luck(score: float, *, num_cases: int, num_trials: int) -> tuple[float, float
 class CoordinateSearch:
     """Random trials first, then steps of one key at a time around the best so far, until none is left.
 
+    Where all random trials failed, more are drawn.
+
     Holds settings only. The caller keeps the history of (params, score), in the order of the proposals.
 
     Args:
@@ -144,7 +146,8 @@ class CoordinateSearch:
             )
         self.space = {key: tuple(values) for key, values in space.items()}
         self.num_trials = num_trials
-        self._random_trials = random_trials(self.space, min(num_random, num_trials), seed)
+        self.num_random = num_random
+        self._random_trials = random_trials(self.space, num_trials, seed)
 
     def propose(self, history: Sequence[Trial]) -> Params | None:
         """The next trial, a function of the settings and the history; None when the search is over.
@@ -169,10 +172,11 @@ class CoordinateSearch:
         number = len(history)
         if number >= self.num_trials:
             return None
-        if number < len(self._random_trials):
+        has_best = any(score is not None for _, score in history)
+        if number < len(self._random_trials) and (number < self.num_random or not has_best):
             return dict(self._random_trials[number])
-        if all(score is None for _, score in history):
-            return None  # nothing to step away from
+        if not has_best:
+            return None
         tried = [params for params, _ in history]
         best, _ = best_trial(history)
         return next((params for params in coordinate_neighbours(best, self.space) if params not in tried), None)

@@ -82,7 +82,7 @@ def training_space(config: schema.SweepConfig) -> TrainingSpace:
     build({})
     values = read_space(config.space, build)
     if not values:
-        fix = "set space.optimizer.learning_rate=[1e-3,2e-3], say"
+        fix = "write {optimizer.learning_rate: [1e-3, 2e-3]}, say"
         raise ConfigError("nothing to search", where="key 'space'", fix=fix)
     for name in (*PLACES, *SHARED):
         if name in values:

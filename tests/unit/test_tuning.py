@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.baselines.tuning import KNN_SPACE
 from genrec.errors import ConfigError, DataError
-from genrec.tuning import CoordinateSearch, best_trial, coordinate_neighbours, random_trials
+from genrec.tuning import CoordinateSearch, best_trial, coordinate_neighbours, luck, random_trials
 
 SPACE = {"window": (3, 1, 2, 5), "decay": (0.5, 0.7, 0.85), "backward": (0.0, 1.0)}
 
@@ -119,12 +120,16 @@ def test_failed_trials_are_left_behind_and_resumed_over(seed, num_random, killed
     search = CoordinateSearch(SPACE, num_trials=24, num_random=num_random, seed=seed)
     whole = run(search, cliff)
     assert run(search, cliff, whole[:killed_after]) == whole
-    if all(score is None for _, score in whole):
-        assert len(whole) == num_random, "without a trial to step away from the search is over"
-    else:
-        best, score = best_trial(whole)
-        assert best["window"] <= 3
-        assert all((cliff(near) or -math.inf) <= score for near in coordinate_neighbours(best, SPACE))
+    assert [score is None for _, score in whole].count(False) > 0, "random trials go on where all have failed"
+    best, score = best_trial(whole)
+    assert best["window"] <= 3
+    found = [cliff(near) for near in coordinate_neighbours(best, SPACE)]
+    assert all(value <= score for value in found if value is not None)
+
+
+def test_a_search_whose_trials_all_fail_ends():
+    assert len(run(CoordinateSearch(SPACE, num_trials=40, num_random=3), lambda params: None)) == 24
+    assert len(run(CoordinateSearch(SPACE, num_trials=5, num_random=3), lambda params: None)) == 5
 
 
 def test_names_and_flags_have_no_order():
@@ -139,3 +144,16 @@ def test_names_and_flags_have_no_order():
     ]
     with pytest.raises(ConfigError, match="distinct values"):
         random_trials({"sizes": ([1], [1])}, 3, seed=0)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.8])
+def test_luck_bounds_what_chance_does_to_equal_trials(shared):
+    """Recall of trials that all hit a case with probability .1, on cases that they err on alike or not."""
+    rng, num_cases, num_trials = np.random.default_rng(0), 400, 20
+    common = rng.random((300, 1, num_cases))
+    own = rng.random((300, num_trials, num_cases))
+    scores = (np.where(rng.random(own.shape) < shared, common, own) < 0.1).mean(axis=2)
+    error, bias = luck(0.1, num_cases=num_cases, num_trials=num_trials)
+    assert scores[:, 0].std() == pytest.approx(error, rel=0.15)
+    assert 0 < scores.max(axis=1).mean() - 0.1 < bias
+    assert luck(0.1, num_cases=num_cases, num_trials=1)[1] == 0
