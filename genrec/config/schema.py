@@ -310,6 +310,11 @@ class SweepConfig:
     )
     num_trials: int = key("trials at most; fewer where no step away from the best is left", 100, minimum=1)
     num_random: int = key("random trials before the search goes on around the best", 40, minimum=1)
+    stop_after: int | None = key(
+        "target=train: validations after which a trial ends once it is below the median of those before; null: never",
+        None,
+        minimum=1,
+    )
     num_seeds: int = key(
         "target=train: trainings of the best trial, with the next seeds; they tell luck and choose nothing",
         1,

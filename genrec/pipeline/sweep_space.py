@@ -40,7 +40,7 @@ def knn_space(config: schema.SweepConfig) -> Space:
     Raises:
         ConfigError: a key that is not item-kNN's or a wrong value; keys that are for trainings alone.
     """
-    for name in ("semantic_ids", "train"):
+    for name in ("semantic_ids", "train", "stop_after"):
         if getattr(config, name):
             fix = f"leave out {name}, or set target=train"
             raise ConfigError("item-kNN is not trained", where=f"key '{name}'", fix=fix)

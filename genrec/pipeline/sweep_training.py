@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genrec.config import schema
@@ -22,9 +22,10 @@ from genrec.pipeline.evaluate import short
 from genrec.pipeline.sections import keys_of
 from genrec.pipeline.sweep_space import PLACES, TrainingSpace, luck_note, training_space
 from genrec.pipeline.train import prepare_training, train
-from genrec.runs import RunDirectory
+from genrec.runs import RunDirectory, read_metrics
 from genrec.terminal import Outcome, Progress, Table
-from genrec.tuning import CoordinateSearch, Params, Trial, best_trial
+from genrec.training.loop import Stop
+from genrec.tuning import CoordinateSearch, Params, Trial, best_trial, is_hopeless
 
 WEIGHTS = ("checkpoints", "recommender")
 Record = dict[str, Any]
@@ -88,6 +89,10 @@ class TrainingSweep:
     def history(self) -> list[Trial]:
         return [(record["params"], record[self.metric]) for record in self.trials]
 
+    @property
+    def _scored(self) -> list[Record]:
+        return [record for record in self.trials if record[self.metric] is not None]
+
     def search(self, search: CoordinateSearch) -> None:
         """Trains what the search proposes, until it is over."""
         self._drop_weights()
@@ -95,12 +100,13 @@ class TrainingSweep:
             number = len(self.trials)
             folder = _name_of(number)
             name = f"trial {folder} of {self.config.num_trials}: {self._values(params)}{self._so_far()}"
-            record = {"trial": number, "params": params, **self._train(params, folder, name)}
+            found = self._train(params, folder, name, stop=self._stop())
+            record = {"trial": number, "params": params, **found}
             self.run.log_metrics(record)
             self.trials.append(record)
             self._drop_weights()
             self.run.update(step=len(self.trials), message=self._so_far().strip(" ()"))
-        if all(score is None for _, score in self.history):
+        if not self._scored:
             raise GateError(
                 f"all {len(self.trials)} trials failed",
                 where=self.run.path,
@@ -139,15 +145,15 @@ class TrainingSweep:
     def outcome(self, best: Record, num_cases: int) -> Outcome:
         """The ten best trials, and how much of it may be luck."""
         config = self.config
-        scored = [record for record in self.trials if record[self.metric] is not None]
-        ranked = sorted(scored, key=lambda record: -record[self.metric])[:10]
-        columns = ("trial", *_labels(list(self.space.values)), self.metric, "best step", "seconds")
+        ranked = sorted(self._scored, key=lambda record: -record[self.metric])[:10]
+        columns = ("trial", *_labels(list(self.space.values)), self.metric, "best step", "steps", "seconds")
         rows = tuple(
             (
                 str(record["trial"]),
                 *(_shown(value) for value in record["params"].values()),
                 short(record[self.metric]),
                 f"{record['best_step']:,}",
+                f"{record['last_step']:,}",
                 f"{record['seconds']:,.0f}",
             )
             for record in ranked
@@ -162,22 +168,32 @@ class TrainingSweep:
             "recommender": str(recommender),
             **{name: best[name] for name in ("params", "trial", self.metric, "seeds")},
             "trials": len(self.trials),
-            "failed": len(self.trials) - len(scored),
+            "failed": len(self.trials) - len(self._scored),
         }
         return Outcome(summary, (Table(title, columns, rows),), notes=self._notes(best, num_cases), next=follow)
 
     def _notes(self, best: Record, num_cases: int) -> tuple[str, ...]:
-        failed = [record for record in self.trials if record[self.metric] is None]
-        num_scored = len(self.trials) - len(failed)
+        num_scored = len(self._scored)
         notes = [luck_note(self.metric, best[self.metric], num_cases=num_cases, num_trials=num_scored)]
         scores = [score for score in best["seeds"].values() if score is not None]
         if len(scores) > 1:
             spread = f"{short(statistics.mean(scores))}, standard deviation {statistics.stdev(scores):.4f}"
             notes.append(f"the best trial from {len(scores)} seeds, its own included: mean {spread}")
-        notes += [f"trial {record['trial']} failed: {record['error']}" for record in failed]
+        notes += [f"trial {record['trial']} failed: {record['error']}" for record in self.trials if "error" in record]
         return tuple(notes)
 
-    def _train(self, values: Params, folder: str, name: str) -> Record:
+    def _stop(self) -> Stop | None:
+        after = self.config.stop_after
+        if after is None:
+            return None
+        folders = [self.run.path / "trials" / _name_of(record["trial"]) for record in self._scored]
+        others = [self._scores(read_metrics(folder)) for folder in folders]
+        return lambda records: is_hopeless(self._scores(records), others, after=after)
+
+    def _scores(self, records: Sequence[Mapping[str, Any]]) -> list[float]:
+        return [record[self.metric] for record in records]
+
+    def _train(self, values: Params, folder: str, name: str, stop: Stop | None = None) -> Record:
         """One training; one that diverges, or whose values do not go together, has no score."""
         run = self.run.path / "trials" / folder
         started = time.monotonic()
@@ -187,7 +203,9 @@ class TrainingSweep:
 
         found: Record = {self.metric: None}
         try:
-            summary = train(self.space.build({**values, "run": str(run)}), progress=tell, resume=True).summary
+            summary = train(
+                self.space.build({**values, "run": str(run)}), progress=tell, resume=True, stop=stop
+            ).summary
             found = {name: summary[name] for name in (self.metric, "best_step", "last_step")}
         except RunError:
             raise  # of the folder, and not of these values
@@ -197,8 +215,7 @@ class TrainingSweep:
 
     def _drop_weights(self) -> None:
         """Of all trials that have ended, but the best."""
-        scored = [score for _, score in self.history if score is not None]
-        best = self.history.index(best_trial(self.history)) if scored else None
+        best = self.history.index(best_trial(self.history)) if self._scored else None
         for number in range(len(self.trials)):
             if number != best:
                 self._drop(_name_of(number))
@@ -216,8 +233,7 @@ class TrainingSweep:
         )
 
     def _so_far(self) -> str:
-        scored = [score for _, score in self.history if score is not None]
-        return f" (best {self.metric} {short(max(scored))})" if scored else ""
+        return f" (best {self.metric} {short(best_trial(self.history)[1])})" if self._scored else ""
 
 
 def _name_of(number: int) -> str:

@@ -34,7 +34,7 @@ from genrec.seeding import fold_in, generator
 from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.terminal import Outcome, Progress, Table
-from genrec.training.loop import FitOptions, TrainingState, fit
+from genrec.training.loop import FitOptions, Stop, TrainingState, fit
 from genrec.training.prefix_metrics import prefix_metrics
 from genrec.training.recommender_task import RecommenderTask
 
@@ -96,7 +96,7 @@ def fit_options(config: training.TrainConfig, metric: str, *, validate_first: bo
     )
 
 
-def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
+def train(config: training.TrainConfig, *, progress: Progress, resume: bool, stop: Stop | None = None) -> Outcome:
     """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
     dataset, counts, setup, stream, task = prepare_training(config)
     metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
@@ -113,7 +113,7 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
         if setup.initial is not None:
             _tell(setup.initial)
         validate = _validation(config, setup, dataset, counts)
-        state = fit(task, stream, validate, run=run, options=options, progress=progress)
+        state = fit(task, stream, validate, run=run, options=options, progress=progress, stop=stop)
         facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()

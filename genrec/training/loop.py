@@ -15,7 +15,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from genrec.training.averaging import WeightAverage
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int | None], None]
+Stop = Callable[[Sequence[Mapping[str, Any]]], bool]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def fit(
     run: RunDirectory,
     options: FitOptions,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> TrainingState:
     """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
 
@@ -104,6 +106,8 @@ def fit(
         run: where checkpoints, metrics and status go.
         options: how long and on what.
         progress: called with ("train", steps done, steps in all).
+        stop: from the records of the run so far, whether to end it for a reason of the caller's; asked after each
+            validation, and of a run that goes on before its first step.
 
     Returns:
         Where training ended; it stopped early if `step` is below max_epochs x batches.
@@ -123,7 +127,15 @@ def fit(
         logger.info("resuming at step %d of %d", state.step, total_steps)
     elif run.resumed:
         run.keep_metrics(lambda record: False)  # killed between the first record and the first checkpoint
-    if not state.is_over(total_steps, options.patience):
+
+    def is_over() -> bool:
+        return state.is_over(total_steps, options.patience) or (stop is not None and stop(run.metrics()))
+
+    def tell(step: int) -> None:
+        if progress is not None:
+            progress("train", step, total_steps)
+
+    if not is_over():
         trainer = pl.Trainer(
             max_steps=total_steps - state.step,
             max_epochs=-1,
@@ -131,7 +143,7 @@ def fit(
             devices=1,
             precision=options.precision,  # type: ignore[arg-type]
             gradient_clip_val=options.clip_norm,
-            callbacks=[_Stretch(state, tensors, validate, run=run, options=options, total=total_steps, tell=progress)],
+            callbacks=[_Stretch(state, tensors, validate, run=run, options=options, is_over=is_over, tell=tell)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -187,15 +199,15 @@ class _Stretch(Callback):
         *,
         run: RunDirectory,
         options: FitOptions,
-        total: int,
-        tell: Progress | None,
+        is_over: Callable[[], bool],
+        tell: Callable[[int], None],
     ) -> None:
         self.state = state
         self.tensors = tensors
         self.validate = validate
         self.run = run
         self.options = options
-        self.total = total
+        self.is_over = is_over
         self.tell = tell
         self.average: WeightAverage | None = None
 
@@ -232,8 +244,7 @@ class _Stretch(Callback):
         self.num_targets += int(batch["is_target"].sum())
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        if self.tell is not None:
-            self.tell("train", self.state.step, self.total)
+        self.tell(self.state.step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self.started
@@ -279,7 +290,7 @@ class _Stretch(Callback):
         if self.average is not None:
             tensors["average"] = self.average.tensors
         _save(self.run.path / "checkpoints" / "last.pt", self.state, tensors)
-        trainer.should_stop = self.state.is_over(self.total, self.options.patience)
+        trainer.should_stop = self.is_over()
 
 
 def _save(path: Path, state: TrainingState, tensors: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,22 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return load_file(run / "recommender" / "weights.safetensors")
 
 
+@contextmanager
+def interrupted_after(num_saves: int) -> Iterator[None]:
+    """Ctrl-C once that many checkpoints of a stretch's end have been written."""
+    save, saved = loop._save, []
+
+    def interrupt(path: Path, state: loop.TrainingState, tensors: dict[str, object]) -> None:
+        save(path, state, tensors)
+        saved.append(path.name)
+        if saved.count("last.pt") == num_saves:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_save", interrupt)
+        yield
+
+
 def check_as_uninterrupted(folder: Path, run: Path) -> None:
     assert records(run) == records(folder / "whole")
     best, expected = read_json(run / "best.json"), read_json(folder / "whole" / "best.json")
@@ -91,7 +108,7 @@ def test_the_table_shows_the_best_and_what_is_luck(folder: Path) -> None:
     shown = RUNNER.invoke(app, [*words(folder / "d", folder / "whole"), "--resume"])
     assert shown.exit_code == 0, shown.output + repr(shown.exception)
     assert "best of 4 trials on 120 validation cases" in shown.output
-    assert "dropout_input  learning_rate  recall@10  best step  seconds" in shown.output
+    assert "dropout_input  learning_rate  recall@10  best step  steps  seconds" in shown.output
     assert "of 2 equally good trials the best may look up to" in shown.output
     assert "the best trial from 2 seeds" in shown.output
     assert shown.output.count(" failed: ") == 2
@@ -106,22 +123,6 @@ def test_the_best_is_a_training_that_runs_as_it_is(folder: Path) -> None:
     assert works("train", str(run / "best.yaml"))["recall@10"] == best["recall@10"]
     trained, kept = weights(run / "best"), weights(run / "trials" / f"{best['trial']:03d}")
     assert all(np.array_equal(trained[name], kept[name]) for name in kept)
-
-
-@contextmanager
-def interrupted_after(num_saves: int) -> Iterator[None]:
-    """Ctrl-C once that many checkpoints of a stretch's end have been written."""
-    save, saved = loop._save, []
-
-    def interrupt(path: Path, state: loop.TrainingState, tensors: dict[str, object]) -> None:
-        save(path, state, tensors)
-        saved.append(path.name)
-        if saved.count("last.pt") == num_saves:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_save", interrupt)
-        yield
 
 
 def test_an_interrupted_sweep_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
@@ -159,6 +160,28 @@ def test_a_killed_sweep_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL, errors
     works(*command, "--resume")
     check_as_uninterrupted(folder, tmp_path / "run")
+
+
+def test_a_hopeless_trial_ends_early(folder: Path, tmp_path: Path) -> None:
+    """Five trials at fair rates, then one at which nothing is learnt: where the curves say so, and not before."""
+    rates = ["space.model.dropout_input=[0]", "space.optimizer.learning_rate=[4e-3,5e-3,6e-3,7e-3,8e-3,1e-9]"]
+    more = [*rates, "num_trials=6", "num_random=6", "seed=0", "num_seeds=1", "stop_after=1"]
+    command = words(folder / "d", tmp_path / "run", *more)
+    works(*command)
+    trials = read_metrics(tmp_path / "run")
+    curves = [[line["recall@10"] for line in read_metrics(tmp_path / f"run/trials/{n:03d}")] for n in range(6)]
+    assert [len(curve) for curve in curves] == [2, 2, 2, 2, 2, 1]
+    assert trials[5]["params"]["optimizer.learning_rate"] == 1e-9
+    assert trials[5]["recall@10"] == curves[5][0] < min(curve[0] for curve in curves[:5])
+    # One that is cut off once it has ended early does not go on.
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines[:5]))
+    shutil.rmtree(tmp_path / "run" / "trials" / "005")
+    with interrupted_after(1):
+        assert RUNNER.invoke(app, [*command, "--resume"]).exit_code == 130
+    works(*command, "--resume")
+    assert records(tmp_path / "run")[5] == {key: value for key, value in trials[5].items() if key != "seconds"}
+    assert len(read_metrics(tmp_path / "run" / "trials" / "005")) == 1
 
 
 def test_a_sweep_of_failures_is_an_error(folder: Path, tmp_path: Path) -> None:
