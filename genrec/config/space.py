@@ -31,7 +31,7 @@ class RangeSection:
     num: int = key("how many values, both ends included", 5, minimum=2)
 
     def values(self) -> tuple[float, ...]:
-        """Rounded to three significant digits; the ends are as given.
+        """The ends as given, and between them three significant digits, or as many as tell the values apart.
 
         >>> RangeSection(low=1e-4, high=1e-2, log=True, num=3).values()
         (0.0001, 0.001, 0.01)
@@ -43,7 +43,9 @@ class RangeSection:
             inner = [self.low * (self.high / self.low) ** share for share in shares]
         else:
             inner = [self.low + (self.high - self.low) * share for share in shares]
-        return (self.low, *(float(f"{value:.3g}") for value in inner), self.high)
+        rounded = [float(f"{value:.3g}") for value in inner]
+        rises = all(before < after for before, after in itertools.pairwise([self.low, *rounded, self.high]))
+        return (self.low, *(rounded if rises else inner), self.high)
 
 
 def read_space(space: Mapping[str, Any], build: Build[object]) -> dict[str, tuple[Any, ...]]:

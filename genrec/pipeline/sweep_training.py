@@ -42,8 +42,9 @@ def sweep_training(config: schema.SweepConfig, *, progress: Progress, resume: bo
     search = CoordinateSearch(
         space.values, num_trials=config.num_trials, num_random=config.num_random, seed=config.seed
     )
+    base = space.build({})
     with keys_of("train", of="sweep"):
-        parents, num_cases = _look(space.build({}))
+        parents, num_cases = _look(base)
     with RunDirectory.open(
         config.run,
         command="sweep",

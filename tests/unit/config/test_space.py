@@ -20,15 +20,16 @@ def build(values: Mapping[str, Any]) -> TrainConfig:
     return from_values(TrainConfig, {"train": {"dataset": "d", "run": "r"}, "space": values})
 
 
-@given(st.floats(1e-6, 1e3), st.floats(1.01, 1e3), st.integers(2, 12), st.booleans())
+@given(st.floats(1e-6, 1e3), st.floats(1.001, 1e3), st.integers(2, 12), st.booleans())
 def test_a_range_rises_from_end_to_end(low: float, factor: float, num: int, log: bool) -> None:
     values = RangeSection(low=low, high=low * factor, log=log, num=num).values()
     assert values[0] == low
     assert values[-1] == low * factor
     assert len(values) == num
+    assert list(values) == sorted(set(values))
     ratios = [b / a if log else b - a for a, b in itertools.pairwise(values)]
     expected = factor ** (1 / (num - 1)) if log else low * (factor - 1) / (num - 1)
-    # Three significant digits are kept of the values between the ends.
+    # At least three significant digits are kept of the values between the ends.
     assert ratios == pytest.approx([expected] * (num - 1), abs=0.011 * (factor if log else low * factor))
 
 
