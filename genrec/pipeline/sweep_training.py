@@ -147,15 +147,15 @@ class TrainingSweep:
         """The ten best trials, and how much of it may be luck."""
         config = self.config
         ranked = sorted(self._scored, key=lambda record: -record[self.metric])[:10]
-        columns = ("trial", *_labels(list(self.space.values)), self.metric, "best step", "steps", "seconds")
+        columns = ("trial", self.metric, "best step", "steps", "seconds", "values")
         rows = tuple(
             (
                 str(record["trial"]),
-                *(_shown(value) for value in record["params"].values()),
                 short(record[self.metric]),
                 f"{record['best_step']:,}",
                 f"{record['last_step']:,}",
                 f"{record['seconds']:,.0f}",
+                self._values(record["params"]),
             )
             for record in ranked
         )
@@ -171,7 +171,9 @@ class TrainingSweep:
             "trials": len(self.trials),
             "failed": len(self.trials) - len(self._scored),
         }
-        return Outcome(summary, (Table(title, columns, rows),), notes=self._notes(best, num_cases), next=follow)
+        return Outcome(
+            summary, (Table(title, columns, rows, left=("values",)),), notes=self._notes(best, num_cases), next=follow
+        )
 
     def _notes(self, best: Record, num_cases: int) -> tuple[str, ...]:
         num_scored = len(self._scored)

@@ -110,7 +110,8 @@ def test_the_table_shows_the_best_and_what_is_luck(folder: Path) -> None:
     shown = RUNNER.invoke(app, [*words(folder / "d", folder / "whole"), "--resume"])
     assert shown.exit_code == 0, shown.output + repr(shown.exception)
     assert "best of 4 trials on 60 validation cases" in shown.output
-    assert "dropout_input  learning_rate  recall@10  best step  steps  seconds" in shown.output
+    assert "recall@10  best step  steps  seconds  values" in shown.output
+    assert "dropout_input=0.5 learning_rate=0.005" in shown.output
     assert "of 2 equally good trials the best may look up to" in shown.output
     assert "the best trial from 2 seeds" in shown.output
     assert shown.output.count(" failed: ") == 2
