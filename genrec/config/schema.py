@@ -305,8 +305,8 @@ class SweepConfig:
     )
     space: dict[str, Any] = key(
         "values to search by key, space.window=[3,5] or space.optimizer.learning_rate={low: 1e-4, high: 1e-2, "
-        "log: true, num: 5}; item-kNN has values of its own for window, decay, backward, source_power, target_power and "
-        "history_decay where they are not given",
+        "log: true, num: 5}; item-kNN has values of its own for window, decay, backward, source_power, target_power "
+        "and history_decay where they are not given",
         dict,
     )
     num_trials: int = key("trials at most; fewer where no step away from the best is left", 100, minimum=1)
