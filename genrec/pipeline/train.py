@@ -40,7 +40,7 @@ from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.terminal import Outcome, Progress, Table
 from genrec.training.dropout import dropout_factor
-from genrec.training.loop import FitOptions, TrainingState, fit
+from genrec.training.loop import FitOptions, Stop, TrainingState, fit
 from genrec.training.prefix_metrics import prefix_metrics
 from genrec.training.recommender_task import RecommenderTask
 
@@ -117,7 +117,7 @@ def _dropout(section: training.DropoutSchedule) -> Callable[[float], float] | No
     return partial(dropout_factor, **asdict(section))
 
 
-def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
+def train(config: training.TrainConfig, *, progress: Progress, resume: bool, stop: Stop | None = None) -> Outcome:
     """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
     dataset, counts, setup, stream, task = prepare_training(config)
     metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
@@ -138,7 +138,7 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
             _tell(setup.initial)
         with together(config.devices, "train", config_text=text, resume=resume) as team:
             validate = _validation(config, setup, dataset, counts, team)
-            state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team)
+            state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team, stop=stop)
         if not run.leads:
             return Outcome({})
         own = {name: value for name, value in setup.model.facts.items() if name != "features"}  # in model.json alone
