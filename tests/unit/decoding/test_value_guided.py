@@ -183,7 +183,7 @@ def test_the_same_tree_as_in_dictionaries_on_many_catalogues(table, kind, values
     check_equal_trees(table, kind, values, normalisation, seed, data)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(code_tables(), kinds, st.integers(0, 99), st.data())
 def test_trees_are_trees_within_their_budget(table, kind, seed, data) -> None:
     trie, scorer = planted(table, kind, seed)
@@ -254,7 +254,7 @@ def test_a_request_does_not_know_its_batch(table, kind, seed, data) -> None:
             assert torch.equal(getattr(alone[1], part)[0], getattr(whole[1], part)[row, :count])
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(code_tables(max_items=30), kinds, st.integers(0, 99), st.integers(1, 2), st.integers(0, 10))
 def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(table, kind, seed, width, more) -> None:
     trie, scorer = planted(table, kind, seed)
@@ -270,7 +270,7 @@ def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(table, kind, seed, 
         assert longer[: len(shorter)] == shorter
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(code_tables(max_items=40), kinds, st.integers(0, 99))
 def test_the_best_item_is_found_within_the_branchings_on_its_path(table, kind, seed) -> None:
     """V = best reward below, lambda = beta = 0, whatever the policy says, if no code is impossible."""
