@@ -13,6 +13,7 @@ from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_searc
 from genrec.errors import ConfigError, LineageError
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.hierarchical_trees import HierarchicalTreeScorer
+from genrec.models.path_trees import PathTreeScorer
 from genrec.models.settings import HierarchicalSettings, MemorySettings, ValueHeadSettings
 from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -74,8 +75,8 @@ def test_nodes_of_all_depths_in_one_call_are_what_paths_give(kind: str) -> None:
         totals = [torch.zeros(batch, 1), *score_prefixes(scorer.model, trie, context)]
         counts = [trie.num_nodes(depth) for depth in range(trie.num_levels + 1)]
         starts = np.cumsum([0, *counts])
-        log_probs, values, state = scorer.open(context, int(starts[-1]) + 1)
-        found = {(0, 0): (log_probs[:, 0], values[:, 0])}
+        _, values, state = scorer.open(context, int(starts[-1]) + 1)
+        of_roots = values[:, 0]
         for depth in range(1, trie.num_levels + 1):
             rows = torch.arange(int(starts[depth]), int(starts[depth + 1])).expand(batch, -1)
             parents = (starts[depth - 1] + trie.parents[depth - 1]).expand(batch, -1)
@@ -105,7 +106,7 @@ def test_nodes_of_all_depths_in_one_call_are_what_paths_give(kind: str) -> None:
             first, end = (int(trie.child_offsets[depth][node + more]) for more in (0, 1))
             own = totals[depth + 1][:, first:end] - totals[depth][:, node : node + 1]
             torch.testing.assert_close(log_probs[is_alive, place, : end - first], own[is_alive])
-    torch.testing.assert_close(found[0, 0][1], expected[:, 0, 0])
+    torch.testing.assert_close(of_roots, expected[:, 0, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,6 +123,20 @@ def test_a_search_with_budget_enough_is_exhaustive(kind: str) -> None:
     torch.testing.assert_close(some.log_prob, scores)
     assert [set(row) for row in found.item_index.tolist()] == [set(range(18))] * 3
     assert bool((some.item_index >= 0).any(dim=1).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_trees_as_by_the_steps_of_a_beam_search(kind: str) -> None:
+    fast = build(kind)
+    trie, slow = fast.model.trie, PathTreeScorer(fast.model, fast.head)
+    with torch.inference_mode():
+        context = fast.encode(HISTORIES, LENGTHS)
+        how = ValueGuidedSettings(20, 2, rank_by="mixture")
+        traces = [value_guided_search(one, trie, context, how, num_candidates=5)[1] for one in (fast, slow)]
+    assert torch.equal(traces[0].nodes, traces[1].nodes)
+    assert torch.equal(traces[0].visits, traces[1].visits)
+    torch.testing.assert_close(traces[0].values, traces[1].values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(traces[0].log_probs, traces[1].log_probs)
 
 
 def test_values_equal_the_formula() -> None:
