@@ -170,7 +170,7 @@ def test_the_same_tree_as_in_dictionaries(table, kind, values, normalisation, se
 
 
 @pytest.mark.slow
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(
     code_tables(max_items=40),
     kinds,
