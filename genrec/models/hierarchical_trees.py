@@ -86,15 +86,15 @@ class HierarchicalTreeScorer:
             before = paths[start : start + size]
             steps.append(decoder.extend(trie, level + 1, before, own) if level + 1 < trie.num_levels else before)
             start += size
-        paths, sums = torch.cat(steps), sums + torch.cat(tokens)
+        # In half precision what is kept stays as the state of the user is.
+        paths, sums = torch.cat(steps).to(paths.dtype), (sums + torch.cat(tokens)).to(sums.dtype)
         state.paths.flatten(0, 1).index_copy_(0, kept + row, paths)
         state.sums.flatten(0, 1).index_copy_(0, kept + row, sums)
         scores = decoder.of_nodes(trie, sizes, state.decoder, owners, paths, node, self.model.memory)
         values = self.head(state.decoder.users.state.index_select(0, owners), sums, depth, log_prob)
         found = scores.new_full((nodes.numel(), scores.shape[1]), -torch.inf).index_copy_(0, place, scores)
-        return found.view(*nodes.shape, -1), values.new_zeros(nodes.numel()).index_copy_(0, place, values).view_as(
-            nodes
-        )
+        of_nodes = values.new_zeros(nodes.numel()).index_copy_(0, place, values)
+        return found.view(*nodes.shape, -1), of_nodes.view_as(nodes)
 
     @staticmethod
     def _by_depth(nodes: Int64[Tensor, "B W"], depths: Int64[Tensor, "B W"]) -> Int64[Tensor, " R"]:

@@ -101,10 +101,6 @@ class PathTreeScorer:
 
 
 def build_tree_scorer(model: Any, head: ValueHead) -> HierarchicalTreeScorer | PathTreeScorer:
-    """The scorer of trees that fits a recommender.
-
-    Raises:
-        ConfigError: the head reads states of another width.
-    """
+    """The scorer of trees that fits a recommender."""
     kind = HierarchicalTreeScorer if isinstance(model, HierarchicalRecommender) else PathTreeScorer
     return kind(model, head)

@@ -394,3 +394,15 @@ def test_a_broken_model_is_reported(value: float) -> None:
 def test_entropy_is_that_of_what_is_left(log_probs: list[float], num_impossible: int) -> None:
     padded = torch.tensor([*log_probs, *[-torch.inf] * (num_impossible + 1)], dtype=torch.float64)
     assert float(entropy(padded)) == pytest.approx(value_guided_oracle.entropy(padded.tolist()), abs=1e-9)
+
+
+def test_a_tree_that_must_stay_as_it_is() -> None:
+    """Noise, selection and gate of one small search, written down: a change here changes every experiment."""
+    table = CodeTable(np.stack(np.unravel_index(np.arange(0, 36, 2), (3, 3, 4)), axis=1).astype(np.int32), (3, 3, 4))
+    trie, scorer = planted(table, "normal", 1)
+    how = ValueGuidedSettings(9, 1)
+    found, trace = value_guided_search(scorer, trie, torch.tensor([0]), how, num_candidates=4, seed=11)
+    tree = ["".join(map(str, prefix)) for prefix in names(trie, trace, 0)]
+    assert " ".join(tree) == " 0 00 002 1 01 012 010 000 2 02 020 022 20 202 21 210 212 200 22"
+    assert trace.visits[0].tolist() == [17, 8, 2, 1, 3, 3, 1, 1, 1, 8, 3, 1, 1, 3, 1, 3, 1, 1, 1, 1]
+    assert found.item_index.tolist() == [[1, 13, 3, 0]]

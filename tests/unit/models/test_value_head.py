@@ -16,6 +16,7 @@ from genrec.models.hierarchical_trees import HierarchicalTreeScorer
 from genrec.models.path_trees import PathTreeScorer
 from genrec.models.settings import HierarchicalSettings, MemorySettings, ValueHeadSettings
 from genrec.models.value_head import ValueHead
+from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 SIZES = (3, 4, 3)
@@ -137,6 +138,24 @@ def test_the_same_trees_as_by_the_steps_of_a_beam_search(kind: str) -> None:
     assert torch.equal(traces[0].visits, traces[1].visits)
     torch.testing.assert_close(traces[0].values, traces[1].values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(traces[0].log_probs, traces[1].log_probs)
+
+
+@pytest.mark.parametrize("scorer_of", [HierarchicalTreeScorer, PathTreeScorer])
+def test_nothing_admissible_and_half_precision(scorer_of: Any) -> None:
+    model, head = build("trie").model, build("trie").head
+    scorer, trie = scorer_of(model, head), model.trie
+    how = ValueGuidedSettings(12, 2, rank_by="value")
+    for is_half in (False, True):
+        allow = torch.zeros(3, 18, dtype=torch.bool)
+        allow[1, 4] = is_half
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            context = scorer.encode(HISTORIES, LENGTHS)
+            constraint = Constraint.build(trie, allow=allow)
+            found, _ = value_guided_search(scorer, trie, context, how, num_candidates=2, constraint=constraint)
+            lists, _ = value_guided_search(scorer, trie, context, how, num_candidates=2)
+        assert found.item_index.tolist() == [[-1, -1], [4 if is_half else -1, -1], [-1, -1]]
+        assert bool((lists.item_index[:, 0] >= 0).all())
+        assert lists.log_prob.dtype == torch.float32
 
 
 def test_values_equal_the_formula() -> None:
