@@ -56,10 +56,18 @@ def rank_items(
     >>> rank_items(torch.tensor([[7, 3, 5]]), torch.tensor([[1.0, 1.0, -torch.inf]]), 4)
     (tensor([[ 3,  7, -1, -1]]), tensor([[1., 1., -inf, -inf]]))
     """
-    items, order = items.sort(dim=1, stable=True)
-    scores, by_score = scores.gather(1, order).sort(dim=1, descending=True, stable=True)
-    items = items.gather(1, by_score).masked_fill(scores == -torch.inf, -1)[:, :k]
+    order = rank_order(items, scores)[:, :k]
+    items, scores = items.gather(1, order), scores.gather(1, order)
+    items = items.masked_fill(scores == -torch.inf, -1)
     missing = (0, k - items.shape[1])
-    return torch.nn.functional.pad(items, missing, value=-1), torch.nn.functional.pad(
-        scores[:, :k], missing, value=-torch.inf
-    )
+    return torch.nn.functional.pad(items, missing, value=-1), torch.nn.functional.pad(scores, missing, value=-torch.inf)
+
+
+def rank_order(items: Int64[Tensor, "B C"], scores: Float[Tensor, "B C"]) -> Int64[Tensor, "B C"]:
+    """The places of each row in the order (score descending, item ascending); no NaN.
+
+    >>> rank_order(torch.tensor([[7, 3, 5]]), torch.tensor([[1.0, 1.0, 2.0]])).tolist()
+    [[2, 1, 0]]
+    """
+    items, order = items.sort(dim=1, stable=True)
+    return order.gather(1, scores.gather(1, order).sort(dim=1, descending=True, stable=True).indices)

@@ -18,6 +18,7 @@ whole subtree has to speak for it otherwise. Must not know histories, losses or 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -186,6 +187,59 @@ class CodeDecoder(nn.Module):
         decoded = self._decode(user + state.path) if has_choices else state.path
         terms = _terms(trie, level, state.users, None, memory)
         return self.scores.of_children(trie, level, Prefixes(decoded, decoded + user, nodes), terms=terms), state
+
+    def extend(
+        self, trie: SemanticIdTrie, level: int, paths: Float[Tensor, "*R D"], nodes: Int64[Tensor, "*R"]
+    ) -> Float[Tensor, "*R D"]:
+        """What the codes of prefixes add to u, from what those before the last do; `nodes` are of depth `level` < L."""
+        if self.joint_depth == trie.num_levels:
+            return paths
+        return paths + self._token(trie, level - 1, trie.child_codes[level - 1][nodes], nodes)
+
+    def of_nodes(
+        self,
+        trie: SemanticIdTrie,
+        sizes: Sequence[int],
+        state: DecoderState,
+        owners: Int64[Tensor, " R"],
+        paths: Float[Tensor, "R D"],
+        nodes: Int64[Tensor, " R"],
+        memory: TransitionMemory | None,
+    ) -> Float[Tensor, "R M"]:
+        """Log-probabilities of the children of nodes of all depths below the root, each for its own request.
+
+        Args:
+            trie: the catalogue.
+            sizes: how many nodes there are of depths 1 to L; they come in this order. Leaves have no children.
+            state: of the root; its path is not read.
+            owners: request of each node.
+            paths: what its codes add to u, see `extend`.
+            nodes: none is -1.
+            memory: as in `step`.
+
+        Returns:
+            In the order of the codes, -inf as padding.
+        """
+        users = state.users.state.index_select(0, owners)
+        decoded = self._decode(users + paths) if self.joint_depth < trie.num_levels else users
+        found = decoded.new_full((len(nodes), max(trie.max_branching[1:], default=1)), -torch.inf, dtype=torch.float32)
+        parts = zip(
+            *(part.split(list(sizes)) for part in (owners, nodes, decoded, decoded + users, found)), strict=True
+        )
+        for level, (at, own, inner, queries, scores) in enumerate(parts, start=1):
+            if level == trie.num_levels or not len(own):
+                continue
+            if level < self.joint_depth:
+                children = trie.children(level, own)
+                below = state.joint[level][at.unsqueeze(1), children.nodes.clamp(min=0)]
+                log_probs = below - state.joint[level - 1][at, own].unsqueeze(1)
+                log_probs = log_probs.masked_fill(~children.is_valid, -torch.inf)
+            else:
+                prefixes = Prefixes(inner.unsqueeze(1), queries.unsqueeze(1), own.unsqueeze(1))
+                terms = _terms(trie, level, state.users, at, memory)
+                log_probs = self.scores.of_children(trie, level, prefixes, terms=terms).squeeze(1)
+            scores[:, : log_probs.shape[1]] = log_probs
+        return found
 
     def _states(
         self, trie: SemanticIdTrie, state: Float[Tensor, "P D"], tree: PrefixTree, *, until: int

@@ -252,6 +252,10 @@ class HierarchicalRecommender(nn.Module):
             sums = sum_in_trie_order(self.trie, self.memory.last_scores(histories, lengths))
         return Users(users, sums)
 
+    def request_states(self, context: Users) -> Float[Tensor, "B D"]:
+        """u of each request."""
+        return context.state
+
     def start(self, context: Users) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
         """Log-probabilities of the children of the root."""
         return self.decoder.start(self.trie, context, self.memory)

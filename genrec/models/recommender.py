@@ -137,6 +137,10 @@ class Recommender(Protocol):
         """Reads the histories once."""
         ...
 
+    def request_states(self, context: Any) -> Float[Tensor, "B D"]:
+        """What is known of each request before its first code, as one vector: what a value head reads."""
+        ...
+
     def start(self, context: Any) -> tuple[Float[Tensor, "B 1 M"], Any]:
         """Log-probabilities of the children of the root, and the state of its one beam."""
         ...

@@ -309,6 +309,35 @@ class SasrecSettings:
             raise ConfigError("the history must have room for an item", expected="1 or more", found=self.history_length)
 
 
+@dataclass(frozen=True)
+class ValueHeadSettings:
+    """Size and kind of a value head.
+
+    Attributes:
+        width: D, that of the states it reads.
+        hidden: width of its residual networks.
+        num_layers: residual networks.
+        reads_log_prob: whether it is told the log-probability of the prefix.
+        activation: "gelu" or "swiglu".
+        dropout: rate on the branches.
+
+    Raises:
+        ConfigError: a width or a number of layers that is not positive.
+    """
+
+    width: int = 128
+    hidden: int = 256
+    num_layers: int = 1
+    reads_log_prob: bool = True
+    activation: str = "gelu"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "hidden", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} of the value head must be positive", found=getattr(self, name))
+
+
 def _check_common(normalisation: str, temperature: float, history_length: int) -> None:
     if normalisation not in NORMALISATIONS:
         raise ConfigError("unknown normalisation", expected=" or ".join(NORMALISATIONS), found=repr(normalisation))
