@@ -54,7 +54,7 @@ def supervised_work(model: Any, batches: list[Requests]) -> Work:
     def work() -> int:
         model.train()
         for batch in batches:
-            log_probs = model.score_targets(*batch).log_probs
+            log_probs = model.score_targets(batch.histories, batch.targets).log_probs
             token_cross_entropy(log_probs, batch.targets >= 0).loss.backward()
             model.zero_grad(set_to_none=True)
         return len(batches)

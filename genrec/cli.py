@@ -86,7 +86,7 @@ VERBS = (
         "Full ranking, one table with intervals.",
     ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
-    Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN on the validation split.", resumable=True),
+    Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
 )
 INSPECT = (

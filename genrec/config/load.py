@@ -85,6 +85,29 @@ def load_config(
         output = tree.get("output")
         text = (output.text or output.value) if isinstance(output, Leaf) else None
         tree = _fix(tree, fixed(text if isinstance(text, str) else ".", tree.keys()), root)
+    return _finish(root, tree)
+
+
+def from_values(root: type[T], layers: Mapping[str, Mapping[str, Any]]) -> T:
+    """Builds `root` from plain values by (dotted) key, later layers over earlier ones; a layer's name is its origin.
+
+    Raises:
+        ConfigError: unknown key, wrong type or range, missing values.
+
+    >>> from genrec.config.training import StoppingSection
+    >>> from_values(StoppingSection, {"base": {"max_epochs": 3, "cutoff": 5}, "ours": {"max_epochs": 4}}).max_epochs
+    4
+    """
+    tree: dict[str, Any] = {}
+    for origin, values in layers.items():
+        layer: dict[str, Any] = {}
+        for key, value in values.items():
+            layer = _merge(layer, _nest(key, _annotate(value, origin)))
+        tree = _merge(tree, layer)
+    return _finish(root, tree)
+
+
+def _finish(root: type[T], tree: dict[str, Any]) -> T:
     missing: list[tuple[str, Any]] = []
     config = _build(root, tree, (), missing)
     if missing:
@@ -172,8 +195,11 @@ def _parse_item(item: str) -> dict[str, Any]:
         ]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         value = Unreadable(str(error).splitlines()[0])
-    node: Any = Leaf(value, COMMAND_LINE, text)
-    for part in reversed(key.strip().split(".")):
+    return _nest(key.strip(), Leaf(value, COMMAND_LINE, text))
+
+
+def _nest(key: str, node: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
         node = {part: node}
     return node
 
@@ -244,12 +270,7 @@ def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str,
             return None
         return _build_section(section, section_node, path, missing, default)
     if typing.get_origin(kind) is dict:
-        node = _annotate(node.value, node.origin) if isinstance(node, Leaf) and isinstance(node.value, dict) else node
-        if isinstance(node, Leaf):
-            raise _wrong(node, path, "a section of keys")
-        inner, base = typing.get_args(kind)[1], default if isinstance(default, Mapping) else {}
-        given = {key: _build(inner, node[key], (*path, key), missing, base.get(key, MISSING)) for key in node}
-        return {**base, **given}
+        return _build_mapping(typing.get_args(kind)[1], node, path, missing, default)
     if isinstance(node, dict):
         origin = _origin(node)
         raise ConfigError(f"key {'.'.join(path)!r} is not a section", where=origin, expected=_type_name(kind))
@@ -258,6 +279,23 @@ def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str,
         if converted is not MISSING:
             return converted
     raise _wrong(node, path, _type_name(kind))
+
+
+def _build_mapping(inner: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str, Any]], default: Any) -> Any:
+    node = _annotate(node.value, node.origin) if isinstance(node, Leaf) and isinstance(node.value, dict) else node
+    if isinstance(node, Leaf):
+        raise _wrong(node, path, "a section of keys")
+    base = default if isinstance(default, Mapping) else {}
+    if inner is Any:
+        return {**base, **_plain(node)}
+    return {**base, **{key: _build(inner, node[key], (*path, key), missing, base.get(key, MISSING)) for key in node}}
+
+
+def _plain(node: Any) -> Any:
+    """Values whose types whoever reads them knows."""
+    if isinstance(node, dict):
+        return {key: _plain(entry) for key, entry in node.items()}
+    return node.text if isinstance(node.value, Unreadable) else node.value
 
 
 def _build_section(

@@ -36,6 +36,10 @@ class HierarchicalModel:
     item_embeddings: bool = key("a vector for each item of the history", True)
     transition_embeddings: bool = key("a second one, which reaches the user state past the blocks", True)
     memory: MemorySection = key("counts of transitions", MemorySection)
+    item_features: tuple[str, ...] = key("item columns whose values have vectors too: [categories,brand], say", ())
+    feature_min_count: int = key("items that a value needs for a vector of its own; rarer ones share one", 2, minimum=1)
+    positions: Literal["rotary", "learnt", "both"] = key("rotary attention, vectors of positions, or both", "rotary")
+    time_gaps: bool = key("vectors of the time since the event before; the dataset has a clock", False)
     history_length: int = key("last items that are read", 50, minimum=1)
     width: int = key("width of all vectors", 128, minimum=1)
     num_layers: int = key("blocks over the history", 2, minimum=0)
@@ -49,6 +53,9 @@ class HierarchicalModel:
     dropout_blocks: float = key("rate in the blocks", 0.3, minimum=0, maximum=1)
     dropout_depth: float = key("rate in the decoder", 0.2, minimum=0, maximum=1)
     dropout_nodes: float = key("rate at the node vectors", 0.0, minimum=0, maximum=1)
+    dropout_gaps: float = key(
+        "rate of windows without times, so that requests without are known", 0.1, minimum=0, maximum=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

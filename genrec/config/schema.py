@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from genrec.config.fields import key
 from genrec.config.sources import ItemColumnsSection, Source, SyntheticSource
@@ -293,30 +293,41 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnnSpace:
-    """Values that the search may take, by constant."""
-
-    window: tuple[int, ...] = key("distances", (3, 5, 8, 12), minimum=1)
-    decay: tuple[float, ...] = key("weights of a step", (0.5, 0.7, 0.85, 1.0), minimum=0, maximum=1)
-    backward: tuple[float, ...] = key("weights of the reversed direction", (0.0, 0.25, 0.5, 1.0), minimum=0)
-    source_power: tuple[float, ...] = key("exponents a", (0.0, 0.25, 0.5, 0.75), minimum=0)
-    target_power: tuple[float, ...] = key("exponents c", (0.0, 0.15, 0.3, 0.45), minimum=0)
-    history_decay: tuple[float, ...] = key("weights of a step of age", (0.35, 0.5, 0.65, 0.8), minimum=0, maximum=1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Search for the constants of item-kNN on the validation split; resumable, never sees the test split."""
+    """Search for the best settings on the validation split; resumable, never sees the test split."""
 
     dataset: Path = key("folder of a prepared dataset")
-    run: Path = key("run folder")
-    space: KnnSpace = key("values to search", KnnSpace)
-    num_trials: int = key("trials in all", 100, minimum=1)
+    semantic_ids: Path | None = key("target=train: folder of semantic IDs; null for train.model=sasrec", None)
+    run: Path = key("run folder; trainings are in <run>/trials, of which only the best keeps its weights")
+    target: Literal["item_knn", "train"] = key("whose settings: item-kNN's, or those of a training", "item_knn")
+    train: dict[str, Any] = key(
+        "target=train: what all trainings have in common, train.stopping.max_epochs=5 say; keys: genrec train --help",
+        dict,
+    )
+    space: dict[str, Any] = key(
+        "values to search by key, space.window=[3,5] or space.optimizer.learning_rate={low: 1e-4, high: 1e-2, "
+        "log: true, num: 5}; item-kNN has values of its own for window, decay, backward, source_power, target_power "
+        "and history_decay where they are not given",
+        dict,
+    )
+    num_trials: int = key("trials at most; fewer where no step away from the best is left", 100, minimum=1)
     num_random: int = key("random trials before the search goes on around the best", 40, minimum=1)
-    metric: Literal["recall", "ndcg"] = key("what is maximised", "recall")
-    cutoff: int = key("its k", 10, minimum=1)
-    exclude_seen: bool = key("mask the items already seen", False)
-    history_length: int = key("last items of the history that count", 20, minimum=1)
+    stop_after: int | None = key(
+        "target=train: validations after which a trial ends once it is below the median of those before; null: never",
+        None,
+        minimum=1,
+    )
+    num_seeds: int = key(
+        "target=train: trainings of the best trial, with the next seeds; they tell luck and choose nothing",
+        1,
+        minimum=1,
+    )
+    metric: Literal["recall", "ndcg"] | None = key(
+        "what is maximised; null: recall, or train.stopping.metric, which alone counts for target=train", None
+    )
+    cutoff: int | None = key("its k; null: 10, or train.stopping.cutoff likewise", None, minimum=1)
+    exclude_seen: bool = key("item-kNN: mask the items already seen", False)
+    history_length: int | None = key("item-kNN: last items of the history that count; null: 20", None, minimum=1)
     seed: int = key("seed of the random trials", 0, minimum=0)
 
 

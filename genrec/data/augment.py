@@ -64,12 +64,13 @@ def augment(batch: Batch, how: Augmentation, random: np.random.Generator) -> Bat
     is_input = np.arange(width) < length[:, None]
     inputs, after = order[:, :width], order[:, 1 : width + 1]
 
-    def moved(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-        return np.where(is_input, np.take_along_axis(values, places, axis=1), -1)
+    def moved(values: np.ndarray, places: np.ndarray, padding: int = -1) -> np.ndarray:
+        return np.where(is_input, np.take_along_axis(values, places, axis=1), padding)
 
     return replace(
         batch,
         items=moved(events, inputs),
         targets=moved(events, after),
         is_target=is_input & np.take_along_axis(counts, after, axis=1),
+        gaps=None if batch.gaps is None else moved(np.pad(batch.gaps, ((0, 0), (0, 1))), inputs, 0),
     )

@@ -9,12 +9,14 @@ that was killed goes on with exactly the batches it would have had.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from genrec.data.gaps import gap_buckets
 from genrec.data.sequences import Ragged
 from genrec.errors import DataError
 from genrec.seeding import generator
@@ -31,12 +33,14 @@ class Batch:
         targets: [B, T] the item that follows each position, -1 where there is none.
         is_target: [B, T] whether the position counts in the loss: true for every target of a history exactly once.
         user_index: [B] row of the histories that a window is from.
+        gaps: [B, T] `gap_buckets` of the items; None: not asked for.
     """
 
     items: Int64[np.ndarray, "B T"]
     targets: Int64[np.ndarray, "B T"]
     is_target: Bool[np.ndarray, "B T"]
     user_index: Int64[np.ndarray, " B"]
+    gaps: Int64[np.ndarray, "B T"] | None = None
 
     @property
     def num_targets(self) -> int:
@@ -133,8 +137,8 @@ class BatchStream:
         stride: see `cut_windows`.
         seed: of the order.
         pairs: a window for each target (`cut_pairs`) instead of for as many as fit; "last": of the last target alone.
-        repeats: how often each batch comes, in a row.
         change: what becomes of each batch, by a generator that is a function of (seed, epoch, number of the batch).
+        gaps: give the time between events too; the histories have times.
 
     Raises:
         DataError: no history has two items.
@@ -149,14 +153,15 @@ class BatchStream:
         stride: int | None = None,
         seed: int = 0,
         pairs: bool | Literal["last"] = False,
-        repeats: int = 1,
         change: Callable[[Batch, np.random.Generator], Batch] | None = None,
+        gaps: bool = False,
     ) -> None:
         self.histories = histories
+        self.gaps = gaps
         self.batch_size = batch_size
         self.seed = seed
         self.change = change
-        self.repeats = repeats
+        self.repeats = 1
         lengths = histories.lengths
         if pairs:
             self.windows = cut_pairs(lengths, max_length, last_only=pairs == "last")
@@ -164,6 +169,12 @@ class BatchStream:
             self.windows = cut_windows(lengths, max_length, stride)
         if not len(self.windows):
             raise DataError("no training history has two items, so there is nothing to predict")
+
+    def repeated(self, times: int) -> BatchStream:
+        """The same stream, in which each batch comes so many times in a row."""
+        stream = copy(self)
+        stream.repeats = times
+        return stream
 
     @property
     def num_batches(self) -> int:
@@ -206,4 +217,8 @@ class BatchStream:
         items = np.where(is_input, self.histories.values[at], -1).astype(np.int64)
         targets = np.where(is_input, self.histories.values[at + 1], -1).astype(np.int64)
         is_target = is_input & (start[:, None] + within >= self.windows.first_target[windows][:, None])
-        return Batch(items, targets, is_target, user.astype(np.int64))
+        gaps = None
+        if self.gaps:
+            assert self.histories.times is not None, "histories without times"
+            gaps = gap_buckets(self.histories.times, at, self.histories.starts[user][:, None])
+        return Batch(items, targets, is_target, user.astype(np.int64), gaps)

@@ -6,7 +6,7 @@ Knows Polars, NumPy and artifacts, and nothing of how a dataset is prepared from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -152,16 +152,17 @@ class Dataset:
         return pl.read_parquet(self.artifact.file("interactions.parquet"))
 
     def histories(self) -> Ragged:
-        """All events of each user, item_index int32, oldest first."""
-        return Ragged.from_offsets(self._sequence("item_index"), self._offsets)
+        """All events of each user, item_index int32, oldest first; with their times where the data have a clock."""
+        return Ragged.from_offsets(self._sequence("item_index"), self._offsets, self._times)
 
     def timestamps(self) -> Ragged | None:
         """Seconds UTC (int64) of the events of `histories`; None for data without a clock."""
         return Ragged.from_offsets(self._sequence("timestamp"), self._offsets) if self.has_clock else None
 
     def train(self) -> Ragged:
-        """The training events of each user, oldest first; a user may have none."""
-        return self._train_rows("item_index")
+        """The training events of each user, oldest first; a user may have none. With times, as `histories`."""
+        rows, times = self._train_rows("item_index"), self.train_timestamps()
+        return rows if times is None else replace(rows, times=times.values)
 
     def train_timestamps(self) -> Ragged | None:
         """Seconds UTC of the events of `train`; None for data without a clock."""
@@ -182,7 +183,7 @@ class Dataset:
         rows = np.flatnonzero(self._sequence("split") == SPLITS.index(split))
         user = np.searchsorted(self._offsets, rows, side="right") - 1
         items = self._sequence("item_index")
-        return Cases(user.astype(np.int32), items[rows], Ragged(items, self._offsets[user], rows))
+        return Cases(user.astype(np.int32), items[rows], Ragged(items, self._offsets[user], rows, self._times))
 
     def item_codes(self) -> np.ndarray | None:
         """int32 [N, L] imported semantic IDs, rows by item_index, or None."""
@@ -193,6 +194,10 @@ class Dataset:
 
     def _sequence(self, name: str) -> np.ndarray:
         return self._map(f"sequences/{name}.npy")
+
+    @property
+    def _times(self) -> np.ndarray | None:
+        return self._sequence("timestamp") if self.has_clock else None
 
     @cached_property
     def _offsets(self) -> np.ndarray:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genrec.data.gaps import gap_buckets
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -20,6 +22,8 @@ class Ragged:
         values: [M] any integer dtype, possibly a read-only memory map.
         starts: [B] int64, first element of each row.
         ends: [B] int64, one past the last element of each row, ``ends >= starts``.
+        times: [M] seconds of each element; None: not known.
+        firsts: [B] int64, first element of each row before `tail` cut it; None: no row was cut.
 
     >>> rows = Ragged.from_lists([[3, 1, 4], [], [1, 5]])
     >>> len(rows), rows.lengths.tolist(), rows[0].tolist(), rows.tail(1).to_lists()
@@ -29,12 +33,14 @@ class Ragged:
     values: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    times: np.ndarray | None = None
+    firsts: np.ndarray | None = None
 
     @classmethod
-    def from_offsets(cls, values: np.ndarray, offsets: np.ndarray) -> Ragged:
+    def from_offsets(cls, values: np.ndarray, offsets: np.ndarray, times: np.ndarray | None = None) -> Ragged:
         """Rows ``values[offsets[i]:offsets[i + 1]]``; offsets [B + 1]."""
         offsets = np.asarray(offsets, dtype=np.int64)
-        return cls(values, offsets[:-1], offsets[1:])
+        return cls(values, offsets[:-1], offsets[1:], times)
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int]], dtype: type = np.int32) -> Ragged:
@@ -61,11 +67,13 @@ class Ragged:
 
     def take(self, rows: np.ndarray | slice) -> Ragged:
         """The chosen rows; shares values."""
-        return Ragged(self.values, self.starts[rows], self.ends[rows])
+        firsts = None if self.firsts is None else self.firsts[rows]
+        return Ragged(self.values, self.starts[rows], self.ends[rows], self.times, firsts)
 
     def tail(self, length: int) -> Ragged:
         """The last `length` elements of each row (fewer where the row is shorter); shares values."""
-        return Ragged(self.values, np.maximum(self.starts, self.ends - length), self.ends)
+        firsts = self.starts if self.firsts is None else self.firsts
+        return Ragged(self.values, np.maximum(self.starts, self.ends - length), self.ends, self.times, firsts)
 
     def flat(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Coordinates of all elements, row by row, oldest first.
@@ -79,6 +87,14 @@ class Ragged:
         row = np.repeat(np.arange(len(self)), lengths)
         within = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return row, self.values[self.starts[row] + within], lengths[row] - 1 - within
+
+    def gaps(self) -> Ragged:
+        """`gap_buckets` of the elements; those that `tail` cut off are events before all the same."""
+        assert self.times is not None, "times are not known"
+        row, _, age = self.flat()
+        firsts = self.starts if self.firsts is None else self.firsts
+        buckets = gap_buckets(self.times, self.ends[row] - 1 - age, firsts[row])
+        return Ragged.from_offsets(buckets, np.concatenate([[0], np.cumsum(self.lengths)]))
 
 
 @dataclass(frozen=True)

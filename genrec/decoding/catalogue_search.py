@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +74,11 @@ class CatalogueSearch(ABC):
     def max_candidates(self) -> int:
         """The longest list that a search gives."""
 
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether the times of a history make a difference."""
+        return False
+
     @abstractmethod
     def search(
         self,
@@ -101,6 +107,7 @@ class CatalogueSearch(ABC):
         exclude: Sequence[Sequence[str]] | None = None,
         exclude_seen: bool = False,
         allow: Sequence[str] | None = None,
+        times: Sequence[Sequence[int]] | None = None,
     ) -> Recommendations:
         """The k best items for each history.
 
@@ -111,13 +118,20 @@ class CatalogueSearch(ABC):
             exclude: [B] item ids that must not be recommended.
             exclude_seen: leave out the items of the history as well.
             allow: the only item ids that may be recommended; None: all.
+            times: [B] seconds of the entries of the histories, for a model that reads them; None: not known.
 
         Raises:
-            ConfigError: k out of range, or `exclude` of another length.
+            ConfigError: k out of range, `exclude` of another length, or `times` of other ones than the histories.
         """
+        if times is not None and [len(row) for row in times] != [len(row) for row in histories]:
+            raise ConfigError("one time an entry of a history", expected="times as long as the histories")
         if exclude is not None and len(exclude) != len(histories):
             raise ConfigError("one list of excluded items a history", expected=len(histories), found=len(exclude))
         known = [[self._index[item] for item in row if item in self._index] for row in histories]
+        clock = [
+            [time for item, time in zip(row, of, strict=True) if item in self._index]
+            for row, of in zip(histories, times or (), strict=times is not None)
+        ]
         denied = [[self._index[item] for item in row if item in self._index] for row in exclude or [[]] * len(known)]
         allowed = None
         if allow is not None:
@@ -129,6 +143,9 @@ class CatalogueSearch(ABC):
         scores: list[list[float]] = []
         for start in range(0, len(known), self.batch_size):
             rows = Ragged.from_lists(known[start : start + self.batch_size])
+            if times is not None:
+                some = Ragged.from_lists(clock[start : start + self.batch_size], dtype=np.int64)
+                rows = replace(rows, times=some.values)
             deny = pad_rows(Ragged.from_lists(denied[start : start + self.batch_size]), self.device)[0]
             candidates = self.search(rows, k, exclude_seen=exclude_seen, deny=deny, allow=allowed)
             for items, values in zip(candidates.item_index.tolist(), candidates.score.tolist(), strict=True):
@@ -170,3 +187,10 @@ def pad_rows(rows: Ragged, device: torch.device) -> tuple[Int64[Tensor, "B T"], 
     padded = np.full((len(rows), int(lengths.max(initial=0))), -1, dtype=np.int64)
     padded[row, lengths[row] - 1 - age] = value
     return torch.from_numpy(padded).to(device), torch.from_numpy(lengths.astype(np.int64)).to(device)
+
+
+def pad_gaps(rows: Ragged, device: torch.device, *, reader: Any) -> dict[str, Int64[Tensor, "B T"]]:
+    """What a reader of gaps between events takes beside `pad_rows`, by name; nothing for others, or without times."""
+    if rows.times is None or not getattr(reader, "uses_gaps", False):
+        return {}
+    return {"gaps": pad_rows(rows.gaps(), device)[0]}

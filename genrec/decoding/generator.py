@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genrec.data.sequences import Ragged
 from genrec.decoding.beam_search import beam_search
-from genrec.decoding.catalogue_search import CatalogueSearch, pad_rows
+from genrec.decoding.catalogue_search import CatalogueSearch, pad_gaps, pad_rows
 from genrec.decoding.scorer import Candidates, Scorer
 from genrec.decoding.value_guided import initial_cost
 from genrec.errors import DataError
@@ -85,6 +85,11 @@ class CandidateGenerator(CatalogueSearch):
         """Prefixes that the model reads for a request, at most; the root belongs to reading the history."""
         return initial_cost(self.trie, self.beam_width)
 
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether the scorer reads the time between events."""
+        return getattr(self.scorer, "uses_gaps", False)
+
     @torch.inference_mode()
     def search(
         self,
@@ -119,14 +124,16 @@ class CandidateGenerator(CatalogueSearch):
         allow: Tensor | None = None,
     ) -> Requests:
         """What `search` searches with; arguments as there."""
-        items, lengths = pad_rows(histories.tail(self.max_history), self.device)
+        shown = histories.tail(self.max_history)
+        items, lengths = pad_rows(shown, self.device)
         lists = [] if deny is None else [deny]
         if exclude_seen:
             lists.append(pad_rows(histories, self.device)[0])
         constraint = None
         if allow is not None or sum(part.shape[1] for part in lists):
             constraint = Constraint.build(self.trie, deny=lists, allow=allow)
-        return Requests(self.scorer.encode(items, lengths), constraint, lengths == 0)
+        context = self.scorer.encode(items, lengths, **pad_gaps(shown, self.device, reader=self.scorer))
+        return Requests(context, constraint, lengths == 0)
 
     def admissible(self, requests: Requests) -> Bool[Tensor, "B N"] | None:
         """The items that each request may get; None: all."""

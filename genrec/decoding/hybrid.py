@@ -137,6 +137,11 @@ class Hybrid(CatalogueSearch):
         """The beam width."""
         return self.generative.beam_width
 
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether the generative recommender does."""
+        return self.generative.uses_gaps
+
     @torch.inference_mode()
     def search(
         self,

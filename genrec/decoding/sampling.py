@@ -118,7 +118,8 @@ def sample_with_replacement(
         sampling: seed, requests and temperature.
         num_candidates: k, at least 1.
         constraint: what each request may get.
-        hints: from `hint_nodes`. A hint that the constraint does not admit leaves the request without candidates.
+        hints: from `hint_nodes`. A hint that the constraint does not admit, or that has probability 0, leaves the
+            request without candidates.
 
     Returns:
         The candidates in the order of the draws; of items that share their codes, one is drawn uniformly.

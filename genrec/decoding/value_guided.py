@@ -239,8 +239,8 @@ class _Search:
     def grow(self) -> None:
         """Until every budget is spent or nothing is left to expand.
 
-        No tree depends on another, so who has only leaves to add need not wait for the model: it is called when at
-        least as many requests wait for it as can go on without.
+        No tree depends on another, so who has only leaves to add need not wait for the model: it is called when three
+        in four of the requests that are not done wait for it.
         """
         waiting = self.first_children.new_zeros(len(self.words), self.settings.selections_per_round)
         rounds = torch.zeros_like(self.num_forwarded)
@@ -248,9 +248,9 @@ class _Search:
             is_waiting = waiting.any(dim=1)
             is_ready = self._is_active() & ~is_waiting
             num_waiting, num_ready = torch.stack([is_waiting.sum(), is_ready.sum()]).tolist()
-            if not num_waiting + num_ready:
+            if num_waiting + num_ready == 0:
                 return
-            if num_waiting >= num_ready:
+            if num_waiting >= 3 * num_ready:
                 self._forward(waiting, range(1, self.trie.num_levels))
                 waiting = torch.zeros_like(waiting)
                 continue

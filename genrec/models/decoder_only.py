@@ -229,6 +229,10 @@ class DecoderOnlyRecommender(nn.Module):
         rows, places = torch.arange(len(lengths), device=lengths.device), lengths * self.trie.num_levels
         return Histories(layers, rows, places, states[rows, places])
 
+    def request_states(self, context: Histories) -> Float[Tensor, "B D"]:
+        """d of each request at the end of its history."""
+        return context.states
+
     def start(self, context: Histories) -> tuple[Float[Tensor, "B 1 M"], Beams]:
         """Log-probabilities of the children of the root."""
         decoded = context.states.unsqueeze(1)

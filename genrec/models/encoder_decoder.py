@@ -213,13 +213,15 @@ class EncoderDecoderRecommender(nn.Module):
             histories = histories.new_full((len(histories), 1), -1)
         return self._read(histories)
 
+    def request_states(self, context: Requests) -> Float[Tensor, "B D"]:
+        """d of each request before its first code."""
+        return self._begin(context)[0]
+
     def start(self, context: Requests) -> tuple[Float[Tensor, "B 1 M"], Beams]:
         """Log-probabilities of the children of the root."""
-        everyone = torch.arange(len(context.limits), device=context.limits.device)
-        root = torch.zeros_like(everyone)
-        rows = Rows(everyone.unsqueeze(1), root, everyone, root, context.limits)
-        read, own = self.decoder(self.start_vector.expand(len(everyone), -1), rows, context.memories)
-        decoded, root = read.unsqueeze(1), root.unsqueeze(1)
+        read, own = self._begin(context)
+        everyone = torch.arange(len(read), device=read.device)
+        decoded, root = read.unsqueeze(1), torch.zeros_like(everyone).unsqueeze(1)
         log_probs = self.scores.of_children(self.trie, 0, Prefixes(decoded, decoded, root))
         return log_probs, Beams(context, own, everyone.view(-1, 1, 1))
 
@@ -249,6 +251,13 @@ class EncoderDecoderRecommender(nn.Module):
         log_probs = self.scores.of_children(self.trie, level, Prefixes(decoded, decoded, nodes))
         ancestors = lines.new_zeros(*nodes.shape, level + 1).index_put_(where, lines)
         return log_probs, Beams(requests, own, ancestors)
+
+    def _begin(self, context: Requests) -> tuple[Float[Tensor, "B D"], list[OwnTokens]]:
+        """d at the start vector of each request."""
+        everyone = torch.arange(len(context.limits), device=context.limits.device)
+        root = torch.zeros_like(everyone)
+        rows = Rows(everyone.unsqueeze(1), root, everyone, root, context.limits)
+        return self.decoder(self.start_vector.expand(len(everyone), -1), rows, context.memories)
 
     def _read(self, histories: Int64[Tensor, "M T"]) -> Requests:
         """Encodes rows of items, padded at the end; a row without any is one token."""

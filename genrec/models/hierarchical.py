@@ -7,6 +7,10 @@ pass:
 
 with code embeddings C (not those of the decoder), item-ID embeddings I, transition embeddings J and a learnt g in
 (0, 1); what follows from u_t is in `code_decoder`. J is ours: a way past the blocks for what one item says of the next.
+On demand, x_t has more vectors: of what is known of the item (`item_features`), of the time since the event before it
+(`gap_buckets`; none where times are not known), and of its position t. Positions count from the first item read: a
+window has one beginning but an end for each of its targets, so that training in one pass and `encode` agree on no
+other. Distances from the end are what rotary attention and g^(t - s) see.
 Must not know configuration, losses, search or training.
 """
 # B batch, T items, P targets, L levels, D width, N items of the catalogue, W beams, M most children of a node
@@ -25,8 +29,10 @@ from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
+from genrec.data.gaps import NUM_GAPS
 from genrec.models.code_decoder import CodeDecoder, DecoderState, Users
-from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, mark_rows, normal_table
+from genrec.models.item_features import FeatureValues, ItemFeatures, blank_features
+from genrec.models.node_embeddings import NodeEmbeddings, adapt_state, keep_rows, mark_rows, normal_table
 from genrec.models.recommender import (
     ItemScores,
     ParameterGroup,
@@ -51,13 +57,20 @@ class HierarchicalRecommender(nn.Module):
     Args:
         trie: the catalogue; moves with the module.
         settings: size and kind.
+        features: what the `item_features` of the settings say of the items.
     """
 
     name = "hierarchical"
     item_is_trained: Tensor
 
-    def __init__(self, trie: SemanticIdTrie, settings: HierarchicalSettings) -> None:
+    def __init__(
+        self,
+        trie: SemanticIdTrie,
+        settings: HierarchicalSettings,
+        features: Mapping[str, FeatureValues] | None = None,
+    ) -> None:
         super().__init__()
+        assert set(features or ()) == set(settings.item_features), "item features without values, or the reverse"
         self.trie, self.settings = trie, settings
         width = settings.width
         self.code_embeddings = nn.ParameterList(normal_table(size, width) for size in trie.codebook_sizes)
@@ -71,6 +84,11 @@ class HierarchicalRecommender(nn.Module):
         self.memory = None
         if settings.memory.followers:
             self.memory = TransitionMemory(num_items, trie.num_levels, settings.memory)
+        # These start at 0: training begins as it does without them.
+        self.features = ItemFeatures(features, width) if features else None
+        has_vectors = settings.positions != "rotary"
+        self.positions = nn.Parameter(torch.zeros(settings.history_length, width)) if has_vectors else None
+        self.gaps = nn.Parameter(torch.zeros(NUM_GAPS, width)) if settings.time_gaps else None
         self.empty_history = normal_table(width)
         self.input_dropout = Dropout(settings.dropout_input)
         self.blocks = nn.ModuleList(
@@ -78,7 +96,7 @@ class HierarchicalRecommender(nn.Module):
                 width,
                 num_heads=settings.num_heads,
                 hidden=settings.hidden,
-                max_length=settings.history_length,
+                max_length=None if settings.positions == "learnt" else settings.history_length,
                 activation=settings.activation,
                 attention=settings.attention,
                 dropout=settings.dropout_blocks,
@@ -102,19 +120,27 @@ class HierarchicalRecommender(nn.Module):
         memory = read_settings(MemorySettings, facts.get("memory", {}))
         # Recommenders of before there were transition embeddings do not say that they have none.
         values = {"transition_embeddings": False, **facts, "memory": memory}
+        values["item_features"] = tuple(facts.get("item_features", ()))
+        features = values.pop("features", {})
         settings = read_settings(HierarchicalSettings, values)
         check_levels(facts, trie)
-        return cls(trie, settings)
+        return cls(trie, settings, blank_features(features, trie.num_items))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Kind, levels and settings, as plain JSON values."""
-        return {"name": self.name, "codebook_sizes": list(self.trie.codebook_sizes), **asdict(self.settings)}
+        known = {} if self.features is None else {"features": self.features.facts}
+        return {"name": self.name, "codebook_sizes": list(self.trie.codebook_sizes), **asdict(self.settings), **known}
 
     @property
     def normalisation(self) -> str:
         """ "trie" or "vocabulary"."""
         return self.settings.normalisation
+
+    @property
+    def uses_gaps(self) -> bool:
+        """Whether it reads the time between events."""
+        return self.gaps is not None
 
     @property
     def node_embeddings(self) -> NodeEmbeddings:
@@ -147,6 +173,7 @@ class HierarchicalRecommender(nn.Module):
     ) -> list[ParameterGroup]:
         """All parameters, each once; see `group_parameters`."""
         items = [table for table in (self.item_embeddings, self.transition_embeddings) if table is not None]
+        items += [] if self.features is None else self.features.parameters()
         decays = (weight_decay, node_weight_decay, item_weight_decay)
         return group_parameters(self, nodes=self.node_embeddings.parameters(), items=items, decays=decays)
 
@@ -155,7 +182,8 @@ class HierarchicalRecommender(nn.Module):
 
         Node vectors follow the codes of their prefixes. New nodes and items start at 0 and do not count until
         `mark_trained` says so. What a memory holds is not moved: `remember` comes afterwards, or
-        `TransitionMemory.take_over`.
+        `TransitionMemory.take_over`. What features say of the items stays what it is here; their vocabularies begin
+        with those of the other model.
 
         Args:
             state: `state_dict` of the other model.
@@ -167,21 +195,38 @@ class HierarchicalRecommender(nn.Module):
         # The memory is made anew of the newer data; only its gains and floors are learnt.
         if self.memory is not None:
             adapted |= {f"memory.{name}": own for name, own in self.memory.named_buffers()}
+        if self.features is not None:
+            tables = {f"features.{name}": own for name, own in self.features.named_parameters()}
+            adapted |= {name: keep_rows(state[name], own) for name, own in tables.items()}
+            adapted |= {f"features.{name}": own for name, own in self.features.named_buffers()}
+        if self.positions is not None:
+            adapted["positions"] = keep_rows(state["positions"], self.positions)
         self.load_state_dict(adapted)
 
     def score_targets(
-        self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
+        self,
+        histories: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        *,
+        with_means: bool = False,
+        gaps: Int64[Tensor, "B T"] | None = None,
     ) -> ItemScores:
         """Log-probability of each code of each target; see `Recommender`. T is at most `history_length`."""
-        return score_each_target(self, histories, targets, with_means=with_means)
+        return score_each_target(self, histories, targets, with_means=with_means, gaps=gaps)
 
-    def read_positions(self, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"]) -> Users:
-        """The state of each user wherever there is a target; see `Recommender`."""
+    def read_positions(
+        self,
+        histories: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        *,
+        gaps: Int64[Tensor, "B T"] | None = None,
+    ) -> Users:
+        """The state of each user wherever there is a target; a memory hides the future in *its* training mode."""
         assert not self.training or bool(self.item_is_trained.any()), "mark_trained comes before training"
         is_target = targets >= 0
-        users, sums = self._read(histories)[is_target], None
+        users, sums = self._read(histories, gaps)[is_target], None
         if self.memory is not None:
-            scores = self.memory.scores(histories, targets if self.training else None)
+            scores = self.memory.scores(histories, targets if self.memory.training else None)
             sums = sum_in_trie_order(self.trie, scores[is_target])
         return Users(users, sums)
 
@@ -189,15 +234,27 @@ class HierarchicalRecommender(nn.Module):
         """Log-probability of each code of C items after each position; see `Recommender`."""
         return self.decoder.score_items(self.trie, context, items, self.memory, with_means=with_means)
 
-    def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
+    def encode(
+        self,
+        histories: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        *,
+        gaps: Int64[Tensor, "B T"] | None = None,
+    ) -> Users:
         """The state of each user after the last `history_length` items."""
+        if gaps is not None:
+            gaps, _ = last_items(gaps, lengths, self.settings.history_length)
         histories, lengths = last_items(histories, lengths, self.settings.history_length)
         if histories.shape[1] == 0:
-            histories = histories.new_full((len(histories), 1), -1)
-        users, sums = self._read_last(histories, (lengths - 1).clamp(min=0)), None
+            histories, gaps = histories.new_full((len(histories), 1), -1), None
+        users, sums = self._read_last(histories, (lengths - 1).clamp(min=0), gaps), None
         if self.memory is not None:
             sums = sum_in_trie_order(self.trie, self.memory.last_scores(histories, lengths))
         return Users(users, sums)
+
+    def request_states(self, context: Users) -> Float[Tensor, "B D"]:
+        """u of each request."""
+        return context.state
 
     def start(self, context: Users) -> tuple[Float[Tensor, "B 1 M"], DecoderState]:
         """Log-probabilities of the children of the root."""
@@ -214,10 +271,12 @@ class HierarchicalRecommender(nn.Module):
         """Log-probabilities of the children of each beam's node; see `Recommender`."""
         return self.decoder.step(self.trie, level, state, parents, codes, nodes, self.memory)
 
-    def _read(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def _read(
+        self, histories: Int64[Tensor, "B T"], gaps: Int64[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B T D"]:
         """State after each item. What stands behind the end of a row cannot be seen from within it."""
         assert histories.shape[1] <= self.settings.history_length, "histories longer than history_length"
-        x = self._inputs(histories)
+        x = self._inputs(histories, gaps)
         for block in self.blocks:
             x = block(x)
         x = self.user_norm(x)
@@ -226,9 +285,11 @@ class HierarchicalRecommender(nn.Module):
         places = torch.arange(histories.shape[1], device=x.device)
         return x + self._decayed(places.unsqueeze(1) - places).to(x.dtype) @ self._transitions(histories)
 
-    def _read_last(self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    def _read_last(
+        self, histories: Int64[Tensor, "B T"], places: Int64[Tensor, " B"], gaps: Int64[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B D"]:
         """State at one position of each row; the last block is not computed anywhere else."""
-        x = self._inputs(histories)
+        x = self._inputs(histories, gaps)
         for block in self.blocks[:-1]:
             x = block(x)
         if len(self.blocks):
@@ -255,9 +316,22 @@ class HierarchicalRecommender(nn.Module):
         assert self.transition_decay is not None
         return self.transition_decay.sigmoid() ** ages.clamp(min=0) * (ages >= 0)
 
-    def _inputs(self, histories: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        is_item = (histories >= 0).unsqueeze(-1)
-        return self.input_dropout(torch.where(is_item, self._embed(histories.clamp(min=0)), self.empty_history))
+    def _inputs(self, histories: Int64[Tensor, "B T"], gaps: Int64[Tensor, "B T"] | None) -> Float[Tensor, "B T D"]:
+        is_item, x = (histories >= 0).unsqueeze(-1), self._embed(histories.clamp(min=0))
+        if self.positions is not None:
+            x = x + self.positions[: histories.shape[1]]
+        if self.gaps is not None and gaps is not None:
+            x = x + self._embed_gaps(gaps)
+        return self.input_dropout(torch.where(is_item, x, self.empty_history))
+
+    def _embed_gaps(self, gaps: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Vectors of the gaps; in training 0 in some rows, as if nothing were known of their times."""
+        assert self.gaps is not None
+        vectors = F.embedding(gaps.clamp(min=0), self.gaps)
+        if not self.training:
+            return vectors
+        is_known = torch.rand(len(gaps), 1, 1, device=gaps.device) >= self.settings.dropout_gaps
+        return vectors * is_known
 
     def _embed(self, items: Int64[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         paths = self.trie.path_nodes(items)
@@ -267,6 +341,8 @@ class HierarchicalRecommender(nn.Module):
         ]
         if self.item_embeddings is not None:
             parts.append(F.embedding(items, self.item_embeddings) * self.item_is_trained[items].unsqueeze(-1))
+        if self.features is not None:
+            parts.append(self.features(items))
         return functools.reduce(torch.add, parts)
 
     def _apply(self, fn: Any, recurse: bool = True) -> HierarchicalRecommender:

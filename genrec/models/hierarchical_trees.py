@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from genrec.errors import ConfigError
 from genrec.models.code_decoder import DecoderState, Users
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.value_head import ValueHead
+from genrec.models.value_head import ValueHead, check_width
 
 
 class Trees(NamedTuple):
@@ -45,12 +44,7 @@ class HierarchicalTreeScorer:
     """
 
     def __init__(self, model: HierarchicalRecommender, head: ValueHead) -> None:
-        if model.settings.width != head.settings.width:
-            raise ConfigError(
-                "the value head reads states of another width",
-                expected=model.settings.width,
-                found=head.settings.width,
-            )
+        check_width(head, model.settings.width)
         self.model, self.head = model, head
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Users:
@@ -63,9 +57,7 @@ class HierarchicalTreeScorer:
         log_probs, decoder = self.model.start(context)
         users = context.state
         paths = users.new_zeros(len(users), num_rows, users.shape[1])
-        depths = torch.zeros(len(users), dtype=torch.int64, device=users.device)
-        values = self.head(users, torch.zeros_like(users), depths, torch.zeros_like(depths, dtype=torch.float32))
-        return log_probs, values.unsqueeze(1), Trees(decoder, paths, torch.zeros_like(paths))
+        return log_probs, self.head.of_roots(users).unsqueeze(1), Trees(decoder, paths, torch.zeros_like(paths))
 
     @torch.no_grad()
     def forward(
@@ -94,15 +86,15 @@ class HierarchicalTreeScorer:
             before = paths[start : start + size]
             steps.append(decoder.extend(trie, level + 1, before, own) if level + 1 < trie.num_levels else before)
             start += size
-        paths, sums = torch.cat(steps), sums + torch.cat(tokens)
+        # In half precision what is kept stays as the state of the user is.
+        paths, sums = torch.cat(steps).to(paths.dtype), (sums + torch.cat(tokens)).to(sums.dtype)
         state.paths.flatten(0, 1).index_copy_(0, kept + row, paths)
         state.sums.flatten(0, 1).index_copy_(0, kept + row, sums)
         scores = decoder.of_nodes(trie, sizes, state.decoder, owners, paths, node, self.model.memory)
         values = self.head(state.decoder.users.state.index_select(0, owners), sums, depth, log_prob)
         found = scores.new_full((nodes.numel(), scores.shape[1]), -torch.inf).index_copy_(0, place, scores)
-        return found.view(*nodes.shape, -1), values.new_zeros(nodes.numel()).index_copy_(0, place, values).view_as(
-            nodes
-        )
+        of_nodes = values.new_zeros(nodes.numel()).index_copy_(0, place, values)
+        return found.view(*nodes.shape, -1), of_nodes.view_as(nodes)
 
     @staticmethod
     def _by_depth(nodes: Int64[Tensor, "B W"], depths: Int64[Tensor, "B W"]) -> Int64[Tensor, " R"]:

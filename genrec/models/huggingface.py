@@ -230,6 +230,10 @@ class HuggingFaceRecommender(nn.Module):
         """Reads the last `history_length` items of each history, once."""
         return self.reader.encode(self.trie, *last_items(histories, lengths, self.settings.history_length))
 
+    def request_states(self, context: Any) -> Float[Tensor, "B D"]:
+        """d of each request before its first code."""
+        return context.states.squeeze(1)
+
     def start(self, context: Any) -> tuple[Float[Tensor, "B 1 M"], Any]:
         """Log-probabilities of the children of the root."""
         root = torch.zeros(len(context.states), 1, dtype=torch.int64, device=context.states.device)

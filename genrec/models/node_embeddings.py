@@ -201,6 +201,16 @@ def normal_table(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape) * EMBEDDING_STD)
 
 
+def keep_rows(rows: Tensor, own: Tensor) -> Tensor:
+    """The first rows of a table, as many as another one has; if that is longer, its own rows from there on.
+
+    >>> keep_rows(torch.tensor([5, 6]), torch.tensor([7, 8, 9]))
+    tensor([5, 6, 9])
+    """
+    kept = rows[: len(own)]
+    return torch.cat([kept, own.detach()[len(kept) :].to(kept)])
+
+
 def move_rows(rows: Tensor, places: Int64[Tensor, " n"], num_rows: int) -> Tensor:
     """Row i goes to places[i] (-1: dropped) of a table that is 0 elsewhere.
 

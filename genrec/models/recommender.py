@@ -58,6 +58,9 @@ class Recommender(Protocol):
     Trained by `score_targets`, or `read_positions` and `score_items`; searched by `encode`, `start` and `step` (the
     Scorer of the searches). All give the same log-probabilities, under one normalisation: "trie" (softmax over the
     children of a node in the catalogue) or "vocabulary" (softmax over all codes of the level).
+
+    A model with a true `uses_gaps` takes `gaps` [B, T] beside the histories wherever it reads some: the `gap_buckets`
+    of their events, or None where times are not known. Others are never given any.
     """
 
     trie: SemanticIdTrie
@@ -134,6 +137,10 @@ class Recommender(Protocol):
         """Reads the histories once."""
         ...
 
+    def request_states(self, context: Any) -> Float[Tensor, "B D"]:
+        """What is known of each request before its first code, as one vector: what a value head reads."""
+        ...
+
     def start(self, context: Any) -> tuple[Float[Tensor, "B 1 M"], Any]:
         """Log-probabilities of the children of the root, and the state of its one beam."""
         ...
@@ -186,11 +193,16 @@ def gather_items(tree: PrefixTree, levels: Sequence[PairScores]) -> ItemScores:
 
 
 def score_each_target(
-    model: Recommender, histories: Int64[Tensor, "B T"], targets: Int64[Tensor, "B T"], *, with_means: bool = False
+    model: Recommender,
+    histories: Int64[Tensor, "B T"],
+    targets: Int64[Tensor, "B T"],
+    *,
+    with_means: bool = False,
+    **reading: Any,
 ) -> ItemScores:
-    """`score_targets` by `read_positions` and `score_items`."""
+    """`score_targets` by `read_positions`, which takes `reading` beside the histories, and `score_items`."""
     is_target = targets >= 0
-    context = model.read_positions(histories, targets)
+    context = model.read_positions(histories, targets, **reading)
     scores = model.score_items(context, targets[is_target].unsqueeze(1), with_means=with_means)
 
     def place(values: Tensor) -> Tensor:

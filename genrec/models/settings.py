@@ -13,6 +13,7 @@ NORMALISATIONS = ("trie", "vocabulary")
 ENCODERS = ("full", "causal")
 PLACE_OF_HISTORY = "{history}"
 POSITIONS = ("learnt", "rotary")
+HIERARCHICAL_POSITIONS = (*POSITIONS, "both")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class HierarchicalSettings:
         item_embeddings: whether there are vectors I.
         transition_embeddings: whether there are vectors J, which reach u past the blocks.
         memory: counts of transitions.
+        item_features: columns of the item table whose values have vectors too.
+        feature_min_count: items that a value needs for a vector of its own.
+        positions: "rotary" (in the attention), "learnt" (a vector a position, added to the item's) or "both".
+        time_gaps: whether the time since the event before has vectors.
         history_length: the last items that are read; older ones are cut off.
         width: D.
         num_layers: blocks over the history.
@@ -58,10 +63,11 @@ class HierarchicalSettings:
         dropout_blocks: rate on the branches of the blocks.
         dropout_depth: rate on the branches of the decoder.
         dropout_nodes: rate on d_l + u, and on E_l[v] where it is added to s_l; in a trial it cost a lot.
+        dropout_gaps: rate of rows that are read without the time since the event before.
 
     Raises:
-        ConfigError: unknown normalisation; a temperature, a length or a depth that is not positive; a joint depth
-            without trie normalisation or without node embeddings.
+        ConfigError: unknown normalisation or positions; a temperature, a length or a depth that is not positive; a
+            joint depth without trie normalisation or without node embeddings; an item feature twice.
     """
 
     normalisation: str = "trie"
@@ -71,6 +77,10 @@ class HierarchicalSettings:
     item_embeddings: bool = True
     transition_embeddings: bool = True
     memory: MemorySettings = field(default_factory=MemorySettings)
+    item_features: tuple[str, ...] = ()
+    feature_min_count: int = 2
+    positions: str = "rotary"
+    time_gaps: bool = False
     history_length: int = 50
     width: int = 128
     num_layers: int = 2
@@ -84,6 +94,7 @@ class HierarchicalSettings:
     dropout_blocks: float = 0.2
     dropout_depth: float = 0.2
     dropout_nodes: float = 0.0
+    dropout_gaps: float = 0.1
 
     def __post_init__(self) -> None:
         _check_common(self.normalisation, self.temperature, self.history_length)
@@ -96,6 +107,12 @@ class HierarchicalSettings:
                 found=f"{self.joint_depth}, {self.normalisation}, node_embeddings={self.node_embeddings}",
                 fix="model.joint_depth=1",
             )
+        if self.positions not in HIERARCHICAL_POSITIONS:
+            expected = ", ".join(HIERARCHICAL_POSITIONS)
+            raise ConfigError("unknown positions", expected=expected, found=repr(self.positions))
+        if len(set(self.item_features)) < len(self.item_features):
+            found = list(self.item_features)
+            raise ConfigError("an item feature is there twice", where="key 'model.item_features'", found=found)
 
 
 @dataclass(frozen=True)

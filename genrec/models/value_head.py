@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
+from genrec.errors import ConfigError
 from genrec.models.node_embeddings import normal_table
 from genrec.models.recommender import check_levels, read_settings
 from genrec.models.settings import ValueHeadSettings
@@ -108,6 +109,11 @@ class ValueHead(nn.Module):
             x = layer(x)
         return (self.norm(x).float() * self.weight).sum(dim=-1) + self.bias[depths]
 
+    def of_roots(self, states: Float[Tensor, "P D"]) -> Float[Tensor, " P"]:
+        """V before the first code."""
+        depths = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        return self(states, torch.zeros_like(states), depths, torch.zeros_like(states[:, 0]))
+
     def of_items(
         self,
         trie: SemanticIdTrie,
@@ -128,3 +134,9 @@ class ValueHead(nn.Module):
         sums = F.pad(torch.stack(tokens, dim=2).cumsum(dim=2), (0, 0, 1, 0))
         depths = torch.arange(trie.num_levels + 1, device=items.device).expand(*items.shape, -1)
         return self(states, sums, depths, F.pad(log_probs.cumsum(dim=2), (1, 0)))
+
+
+def check_width(head: ValueHead, width: int) -> None:
+    """Raises ConfigError unless the head reads states of this width."""
+    if head.settings.width != width:
+        raise ConfigError("the value head reads states of another width", expected=width, found=head.settings.width)

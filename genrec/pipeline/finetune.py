@@ -16,7 +16,7 @@ from genrec.config.finetune import FinetuneConfig
 from genrec.config.load import to_plain, to_yaml
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
-from genrec.decoding.catalogue_search import pad_rows
+from genrec.decoding.catalogue_search import pad_gaps, pad_rows
 from genrec.evaluation.list_panel import list_panel
 from genrec.files import write_json
 from genrec.pipeline.evaluate import short
@@ -148,10 +148,12 @@ def _value_validation(config: FinetuneConfig, tuned: Tuned, dataset: Dataset) ->
 
 def _requests(cases: Cases, model: Any) -> Requests:
     """Held-out cases as requests."""
-    items, lengths = pad_rows(cases.histories.tail(model.settings.history_length), model.trie.device)
+    shown, device = cases.histories.tail(model.settings.history_length), model.trie.device
+    items, lengths = pad_rows(shown, device)
     targets = torch.full_like(items, -1)
     own = torch.from_numpy(cases.target.astype(np.int64)).to(items.device)
-    return Requests(items, targets.scatter(1, lengths.unsqueeze(1) - 1, own.unsqueeze(1)))
+    targets = targets.scatter(1, lengths.unsqueeze(1) - 1, own.unsqueeze(1))
+    return Requests(items, targets, **pad_gaps(shown, device, reader=model))
 
 
 def _mix(

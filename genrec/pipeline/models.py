@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.huggingface import HuggingFaceRecommender
+from genrec.models.item_features import FeatureValues
 from genrec.models.settings import (
     DecoderOnlySettings,
     EncoderDecoderSettings,
@@ -22,19 +23,30 @@ from genrec.models.settings import (
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 
-def build_model(section: models.Model, trie: SemanticIdTrie) -> Any:
+def build_model(
+    section: models.Model, trie: SemanticIdTrie, *, features: Mapping[str, FeatureValues] | None = None
+) -> Any:
     """The `Recommender`, a torch module, with random weights drawn from torch's generator.
+
+    Args:
+        section: its settings.
+        trie: the catalogue.
+        features: what the `item_features` of a hierarchical model say of the items.
 
     Raises:
         ConfigError: values that do not go together.
     """
+    if isinstance(section, models.HierarchicalModel):
+        return _hierarchical(section, trie, features)
     return _BUILDERS[type(section)](section, trie)
 
 
-def _hierarchical(section: models.HierarchicalModel, trie: SemanticIdTrie) -> HierarchicalRecommender:
+def _hierarchical(
+    section: models.HierarchicalModel, trie: SemanticIdTrie, features: Mapping[str, FeatureValues] | None
+) -> HierarchicalRecommender:
     values = _values(section)
     memory = MemorySettings(**values.pop("memory"))
-    return HierarchicalRecommender(trie, HierarchicalSettings(**values, memory=memory))
+    return HierarchicalRecommender(trie, HierarchicalSettings(**values, memory=memory), features)
 
 
 def _encoder_decoder(section: models.EncoderDecoderModel, trie: SemanticIdTrie) -> EncoderDecoderRecommender:
@@ -56,7 +68,6 @@ def _values(section: models.Model) -> dict[str, Any]:
 
 
 _BUILDERS: dict[type, Callable[[Any, SemanticIdTrie], Any]] = {
-    models.HierarchicalModel: _hierarchical,
     models.EncoderDecoderModel: _encoder_decoder,
     models.DecoderOnlyModel: _decoder_only,
     models.HuggingFaceModel: _huggingface,

@@ -11,6 +11,7 @@ from genrec.artifacts import load_artifact
 from genrec.config import finetune, fusion, recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
+from genrec.pipeline.sweep_space import training_space
 
 
 def expected_cost(config: Any = None) -> list[str]:
@@ -46,8 +47,7 @@ def expected_cost(config: Any = None) -> list[str]:
         times = len(config.weights) * (len(config.constants) if config.method == "rank_fusion" else 1)
         return [f"searches {items} for at most {dataset.facts['num_validation']:,} validation cases, {times} times"]
     if isinstance(config, schema.SweepConfig):
-        cases = dataset.facts["num_validation"]
-        return [f"ranks {items} for {cases:,} validation cases, at most {config.num_trials} times"]
+        return _sweep_cost(config, dataset)
     if isinstance(config, training.TrainConfig | finetune.FinetuneConfig):
         return _training_cost(config, dataset)
     return [f"reads {items}"]
@@ -73,6 +73,16 @@ def _prepare_cost(config: schema.PrepareConfig) -> list[str]:
     size = sum(file.stat().st_size for file in files)
     # Measured on two cores: ten million events of Parquet take 9 s and 1.9 GB.
     return [f"reads {len(files)} files, {size / 1e6:,.1f} MB; a million events take about 1 s and 0.2 GB"]
+
+
+def _sweep_cost(config: schema.SweepConfig, dataset: Dataset) -> list[str]:
+    """For trainings after what the sweep would refuse."""
+    if config.target == "train":
+        training_space(config)
+        times = config.num_trials + config.num_seeds - 1
+        return [f"trains at most {times} times on {dataset.facts['num_train']:,} events, one after the other"]
+    items, cases = dataset.num_items, dataset.facts["num_validation"]
+    return [f"ranks {items:,} items for {cases:,} validation cases, at most {config.num_trials} times"]
 
 
 def _warm_start(config: training.TrainConfig, dataset: Dataset) -> tuple[str, ...]:

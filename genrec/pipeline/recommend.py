@@ -18,6 +18,7 @@ from genrec.pipeline.open_recommender import open_recommender
 from genrec.terminal import Outcome, Progress, Table
 
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
+NO_TIMES = "the recommender reads the time between events, and the histories were read without times"
 
 
 def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
@@ -31,12 +32,17 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
         most = generator.max_candidates
         fix = f"set search.beam_width={config.k}" if most < generator.num_items else f"set k={most}"
         raise ConfigError("too many items", where="key 'k'", expected=f"at most {most}", found=config.k, fix=fix)
-    histories = _dataset_histories(dataset) if config.histories is None else _read_histories(config.histories)
+    times = None
+    if config.histories is None:
+        histories, times = _dataset_histories(dataset), dataset.timestamps()
+    else:
+        histories = _read_histories(config.histories)
     users = list(histories)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA}
     unknown = popular = 0
     for start, rows in _batches(list(histories.values()), 16 * config.search.batch_size):
-        found = generator.recommend(rows, config.k, exclude_seen=config.exclude_seen)
+        clock = None if times is None else times.take(slice(start, start + len(rows))).to_lists()
+        found = generator.recommend(rows, config.k, exclude_seen=config.exclude_seen, times=clock)
         unknown += found.num_unknown_items
         popular += found.num_popular
         for user, items, scores in zip(users[start : start + len(rows)], found.item_ids, found.scores, strict=True):
@@ -56,7 +62,8 @@ def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     }
     labels = ("users", "rows", "unknown items, skipped", "users without a known history, served by popularity")
     shown = tuple((label, f"{value:,}") for label, value in zip(labels, list(summary.values())[1:], strict=True))
-    return Outcome(summary, (Table(f"{config.output}", ("what", "value"), shown, left=("what",)),))
+    notes = (NO_TIMES,) if generator.uses_gaps and times is None else ()
+    return Outcome(summary, (Table(f"{config.output}", ("what", "value"), shown, left=("what",)),), notes=notes)
 
 
 def _dataset_histories(dataset: Dataset) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ from genrec.files import read_json, write_json
 from genrec.models.recommender import build_from
 from genrec.models.sasrec import Sasrec
 from genrec.models.value_head import ValueHead
+from genrec.pipeline.features import describe_items
 from genrec.pipeline.published import load_published
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -106,7 +107,8 @@ def load_served(path: Path, dataset: Dataset, semantic_ids: Path) -> Served:
     """A trained recommender on any version of its semantic IDs, without training.
 
     Weights of items follow their ids, weights of nodes the codes of their prefixes, and so does a memory. New items and
-    nodes have vectors of 0 and no followers: what is said of them is what their codes say.
+    nodes have vectors of 0 and no followers: what is said of them is what their codes say, and their features in the
+    item table of the version. A value that training did not know is among the others.
 
     Args:
         path: the recommender.
@@ -135,6 +137,8 @@ def load_served(path: Path, dataset: Dataset, semantic_ids: Path) -> Served:
         inner = "memory."
         kept = {name.removeprefix(inner): tensor for name, tensor in state.items() if name.startswith(inner)}
         model.memory.take_over(kept, moves)
+    if getattr(model, "features", None) is not None:
+        model.features.describe(describe_items(model.features.vocabularies, published.items))
     return Served(artifact, model.eval(), names, places)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import Artifact, load_artifact
 from genrec.config import models, recipe, schema, training
 from genrec.config.load import to_plain
-from genrec.errors import ArtifactError, GenrecError
+from genrec.errors import ArtifactError
 from genrec.files import read_json, sha256_file, write_json
 from genrec.pipeline.embed import embed
 from genrec.pipeline.evaluate import evaluate
 from genrec.pipeline.prepare import prepare, raw_folder
+from genrec.pipeline.sections import keys_of
 from genrec.pipeline.tokenizer import tokenize
 from genrec.pipeline.train import train
 from genrec.runs import remove_run
@@ -105,7 +105,7 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
     table = stages.run("tokenize", config.tokenize, config.tokenize.output, table_inputs, tokenize, progress)
     stages.train(config.train, {**inputs, "semantic_ids": table.identity, **start}, progress)
     # Always: it takes seconds, and its table is what a recipe is run for.
-    with _keys_of("evaluate"):
+    with keys_of("evaluate"):
         stages.outcomes["evaluate"] = evaluate(config.evaluate, progress=progress)
     used_again = tuple(f"{name}: unchanged, used again" for name in stages.reused)
     outcomes = stages.outcomes
@@ -117,17 +117,6 @@ def run(config: recipe.RecipeConfig, *, progress: Progress) -> Outcome:
         notes=(*used_again, *outcomes["evaluate"].notes, f"everything is in {config.output}"),
         next=follow,
     )
-
-
-@contextmanager
-def _keys_of(section: str) -> Iterator[None]:
-    """In the block, a remedy that names keys says that these stand in a section of the recipe."""
-    try:
-        yield
-    except GenrecError as error:
-        if "=" in str(error):
-            error.args = (f"{error} (in a recipe, its keys begin with '{section}.')",)
-        raise
 
 
 class _Stages:
@@ -151,7 +140,7 @@ class _Stages:
         known = self._known(name, config, output, inputs)
         if known is not None:
             return known
-        with _keys_of(name):
+        with keys_of(name):
             self.outcomes[name] = command(config, progress=progress)
         return self._remember(name, config, output, inputs)
 
@@ -167,7 +156,7 @@ class _Stages:
             remove_run(config.run)
         self.record["training"] = started
         self._save()
-        with _keys_of("train"):
+        with keys_of("train"):
             self.outcomes["train"] = train(config, progress=progress, resume=goes_on)
         return self._remember("train", config, output, inputs)
 

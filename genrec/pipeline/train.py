@@ -25,7 +25,9 @@ from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.item_features import FeatureValues
 from genrec.pipeline.evaluate import short
+from genrec.pipeline.features import read_features
 from genrec.pipeline.models import build_model
 from genrec.pipeline.objectives import build_objective
 from genrec.pipeline.recommenders import build_generator, save_recommender
@@ -39,7 +41,7 @@ from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.terminal import Outcome, Progress, Table
 from genrec.training.dropout import dropout_factor
-from genrec.training.loop import FitOptions, TrainingState, fit
+from genrec.training.loop import FitOptions, Stop, TrainingState, fit
 from genrec.training.prefix_metrics import prefix_metrics
 from genrec.training.recommender_task import RecommenderTask
 
@@ -71,6 +73,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
     dataset = Dataset.load(config.dataset)
     history = dataset.train()
     counts = count_items(history, dataset.num_items)
+    _check_clock(config.model, dataset)
     if isinstance(config.model, models.SasrecModel):
         setup = set_up_sasrec(config, dataset, counts)
     else:
@@ -82,6 +85,7 @@ def prepare_training(config: training.TrainConfig) -> Ready:
         seed=fold_in(config.seed, 1),
         pairs=config.samples == "pairs",
         change=_change(config.augmentation),
+        gaps=getattr(setup.model, "uses_gaps", False),
     )
     return Ready(dataset, counts, setup, stream, _build_task(config, setup, stream))
 
@@ -114,7 +118,7 @@ def _dropout(section: training.DropoutSchedule) -> Callable[[float], float] | No
     return partial(dropout_factor, **asdict(section))
 
 
-def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> Outcome:
+def train(config: training.TrainConfig, *, progress: Progress, resume: bool, stop: Stop | None = None) -> Outcome:
     """Trains a recommender in a run folder; the weights with the best validation become the artifact."""
     dataset, counts, setup, stream, task = prepare_training(config)
     metric = f"{config.stopping.metric}@{config.stopping.cutoff}"
@@ -135,10 +139,11 @@ def train(config: training.TrainConfig, *, progress: Progress, resume: bool) -> 
             _tell(setup.initial)
         with together(config.devices, "train", config_text=text, resume=resume) as team:
             validate = _validation(config, setup, dataset, counts, team)
-            state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team)
+            state = fit(task, stream, validate, run=run, options=options, progress=progress, team=team, stop=stop)
         if not run.leads:
             return Outcome({})
-        facts = {**setup.model.facts, **setup.facts, metric: state.best_metric, "step": state.best_step}
+        own = {name: value for name, value in setup.model.facts.items() if name != "features"}  # in model.json alone
+        facts = {**own, **setup.facts, metric: state.best_metric, "step": state.best_step}
         artifact = save_recommender(config.run / "recommender", setup.model, facts=facts, parents=setup.parents)
         records = run.metrics()
     return _outcome(config, artifact, state, records, metric, setup)
@@ -157,7 +162,8 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     initial = None
     if config.initial is not None:
         initial = plan_warm_start(config.initial, dataset, ids, asdict(config.model))
-    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial)
+    features = _read_features(config.model, dataset, initial)
+    model = _build_model(config, SemanticIdTrie.build(ids.codes, ids.codebook_sizes), history, initial, features)
     parents = {"dataset": dataset.artifact, "semantic_ids": table}
     if initial is not None:
         parents["initial"] = initial.artifact
@@ -179,10 +185,33 @@ def _set_up_generative(config: training.TrainConfig, dataset: Dataset, history: 
     )
 
 
-def _build_model(config: training.TrainConfig, trie: SemanticIdTrie, history: Ragged, initial: WarmStart | None) -> Any:
+def _check_clock(model: models.Model, dataset: Dataset) -> None:
+    if isinstance(model, models.HierarchicalModel) and model.time_gaps and not dataset.has_clock:
+        raise ConfigError(
+            "the data have no timestamps, which time gaps need",
+            where=dataset.artifact.path,
+            found="key 'model.time_gaps' is true",
+            fix="model.time_gaps=false",
+        )
+
+
+def _read_features(model: models.Model, dataset: Dataset, initial: WarmStart | None) -> dict[str, FeatureValues] | None:
+    if not isinstance(model, models.HierarchicalModel):
+        return None
+    known = {} if initial is None else initial.vocabularies
+    return read_features(model.item_features, dataset.items, min_count=model.feature_min_count, known=known)
+
+
+def _build_model(
+    config: training.TrainConfig,
+    trie: SemanticIdTrie,
+    history: Ragged,
+    initial: WarmStart | None,
+    features: dict[str, FeatureValues] | None,
+) -> Any:
     """The model as it is before the first step; a run that is resumed has its checkpoint loaded over it."""
     torch.manual_seed(fold_in(config.seed, 0))
-    model = build_model(config.model, trie)
+    model = build_model(config.model, trie, features=features)
     if initial is not None:
         initial.load_into(model)
     model.mark_trained(*_trained_items(history, trie.num_items))

@@ -77,8 +77,8 @@ def prepare_tuning(config: sections.FinetuneConfig, dataset: Dataset) -> Tuned:
         max_length=model.settings.history_length,
         seed=fold_in(config.seed, 1),
         pairs="last" if config.targets == "last" else True,
-        repeats=config.rollout.updates,
-    )
+        gaps=getattr(model, "uses_gaps", False),
+    ).repeated(config.rollout.updates)
     task = _build_task(config, model, head, rollouts=rollouts, judge=judge, stream=stream)
     return Tuned(model, head or kept, inputs, parents, ids.identity, stream, task)
 

@@ -23,6 +23,7 @@ from genrec.data.dataset import Dataset
 from genrec.data.overlap import count_leaks, match_rows
 from genrec.errors import ArtifactError, ConfigError, LineageError
 from genrec.files import read_json
+from genrec.models.node_embeddings import keep_rows
 from genrec.models.settings import HierarchicalSettings
 from genrec.pipeline.recommenders import KIND
 from genrec.semantic_ids.table import SemanticIds, load_semantic_ids
@@ -90,6 +91,12 @@ class WarmStart:
             "what is measured on them flatters it; split both datasets in the same way",
         )
 
+    @property
+    def vocabularies(self) -> dict[str, list[str]]:
+        """The values that its item features know, by feature."""
+        features = read_json(self.artifact.file("model.json")).get("features", {})
+        return {name: of["vocabulary"] for name, of in features.items()}
+
     def load_into(self, model: Any) -> None:
         """Gives `model`, over the newer data, the older weights; `mark_trained` comes afterwards."""
         take_over(model, load_file(self.artifact.file("weights.safetensors")), self.places)
@@ -143,8 +150,7 @@ def take_over(model: Any, state: Mapping[str, torch.Tensor], places: Int64[np.nd
     adapted = dict(state)
     for name, own in model.named_parameters():
         if id(own) in by_code:
-            kept = state[name][: len(own)]
-            adapted[name] = torch.cat([kept, own.detach()[len(kept) :].to(kept)])
+            adapted[name] = keep_rows(state[name], own)
     model.load_adapted(adapted, torch.from_numpy(places))
     paths = model.trie.path_nodes(torch.from_numpy(places[places >= 0]))
     nodes = model.node_embeddings
@@ -273,4 +279,6 @@ def _say(what: str, overlap: Overlap) -> str:
 
 def _plain(value: Any) -> str:
     """As it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_plain, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -15,7 +15,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ from genrec.training.averaging import WeightAverage
 logger = logging.getLogger(__name__)
 
 Progress = Callable[..., None]
+Stop = Callable[[Sequence[Mapping[str, Any]]], bool]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def fit(
     options: FitOptions,
     progress: Progress | None = None,
     team: Team = ALONE,
+    stop: Stop | None = None,
 ) -> TrainingState:
     """Trains `task`, resuming from the run's last checkpoint if there is one, and loads its best weights.
 
@@ -118,6 +120,8 @@ def fit(
         progress: called with ("train", steps done, steps in all, and what is `shown`).
         team: processes that share the rows of every batch out among them. Their step is that of one process, up to
             the order of sums, and dropout.
+        stop: from the records of the run so far, whether to end it for a reason of the caller's; asked after each
+            validation, and of a run that goes on before its first step.
 
     Returns:
         Where training ended; it stopped early if `step` is below max_epochs x batches.
@@ -139,10 +143,18 @@ def fit(
     elif run.resumed:
         run.keep_metrics(lambda record: False)  # killed between the first record and the first checkpoint
     team.wait()  # nobody writes a checkpoint before all have looked for one
-    if not state.is_over(total_steps, options.patience):
-        callback = _Stretch(
-            state, tensors, validate, run=run, options=options, total=total_steps, tell=progress, team=team
-        )
+
+    def is_over() -> bool:
+        own = state.is_over(total_steps, options.patience) or (stop is not None and stop(run.metrics()))
+        return bool(team.total(np.array([own], dtype=np.int64)).any())  # `stop` may be the leader's alone
+
+    def tell(step: int, means: Mapping[str, float]) -> None:
+        notes = (", ".join(f"{name} {means[name]:.4f}" for name in options.shown),) if options.shown else ()
+        if progress is not None:
+            progress("train", step, total_steps, *notes)
+
+    if not is_over():
+        plan = _Plan(total_steps, is_over, tell)
         trainer = pl.Trainer(
             max_steps=total_steps - state.step,
             max_epochs=-1,
@@ -150,7 +162,7 @@ def fit(
             **_devices(team),
             precision=options.precision,  # type: ignore[arg-type]
             gradient_clip_val=options.clip_norm,
-            callbacks=[callback],
+            callbacks=[_Stretch(state, tensors, validate, run=run, options=options, plan=plan, team=team)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -173,6 +185,15 @@ def _devices(team: Team) -> dict[str, Any]:
     # Buffers are functions of the data (a trie, a memory) or of what is summed over all: they are equal everywhere.
     strategy = DDPStrategy(broadcast_buffers=False)
     return {"devices": local, "num_nodes": team.size // local, "strategy": strategy, "plugins": [environment]}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run is to do: steps in all, whether it is over now, and what to tell of each step and the means so far."""
+
+    total: int
+    is_over: Callable[[], bool]
+    tell: Callable[[int, Mapping[str, float]], None]
 
 
 class Stretches:
@@ -202,6 +223,7 @@ class Stretches:
             for batch in self.stream.epoch(epoch, start):
                 own = np.arange(self.team.rank, len(batch.items), self.team.size)
                 rows = own if len(own) else np.arange(1)
+                gaps = {} if batch.gaps is None else {"gaps": torch.from_numpy(batch.gaps[rows])}
                 yield {
                     "items": torch.from_numpy(batch.items[rows]),
                     "targets": torch.from_numpy(batch.targets[rows]),
@@ -210,6 +232,7 @@ class Stretches:
                     "epoch": torch.tensor(epoch),
                     "step": torch.tensor(step),
                     "share": torch.tensor(self.team.size * batch.is_target[own].sum() / batch.num_targets).float(),
+                    **gaps,
                 }
                 step += 1
                 if step == end:
@@ -227,8 +250,7 @@ class _Stretch(Callback):
         *,
         run: RunDirectory,
         options: FitOptions,
-        total: int,
-        tell: Progress | None,
+        plan: _Plan,
         team: Team,
     ) -> None:
         self.state = state
@@ -236,8 +258,7 @@ class _Stretch(Callback):
         self.validate = validate
         self.run = run
         self.options = options
-        self.total = total
-        self.tell = tell
+        self.plan = plan
         self.team = team
         self.average: WeightAverage | None = None
 
@@ -265,7 +286,7 @@ class _Stretch(Callback):
         place = (self.state.step, self.team.rank) if self.team.rank else (self.state.step,)
         torch.manual_seed(fold_in(self.options.seed, *place))
         if self.options.dropout is not None:
-            factor = self.options.dropout(self.state.step / self.total)
+            factor = self.options.dropout(self.state.step / self.plan.total)
             for module in pl_module.modules():
                 if isinstance(module, Dropout):
                     module.scale(factor)
@@ -280,10 +301,7 @@ class _Stretch(Callback):
         self.num_targets += int(batch["is_target"].sum()) * bool(batch["share"])
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        if self.tell is not None:
-            means = (f"{name} {self.sums[name] / self.num_batches:.4f}" for name in self.options.shown)
-            notes = (", ".join(means),) if self.options.shown else ()
-            self.tell("train", self.state.step, self.total, *notes)
+        self.plan.tell(self.state.step, {name: total / self.num_batches for name, total in self.sums.items()})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.monotonic() - self.started
@@ -312,7 +330,7 @@ class _Stretch(Callback):
         }
         self.run.log_metrics(record)
         self._keep_last(trainer, pl_module.state_dict())
-        self.team.wait()  # what the leader has written is there for all
+        trainer.should_stop = self.plan.is_over()  # none goes on before the leader has written
         self.run.update(step=self.state.step, message=f"best {self.options.metric} {self.state.best_metric:.4f}")
         logger.info("%s", record)
 
@@ -327,7 +345,6 @@ class _Stretch(Callback):
 
     def _keep_last(self, trainer: pl.Trainer, model: dict[str, Any]) -> None:
         """After the best: a kill between the two repeats this stretch, best included."""
-        trainer.should_stop = self.state.is_over(self.total, self.options.patience)
         if not self.team.leads:
             return
         tensors = {

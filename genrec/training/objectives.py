@@ -105,7 +105,8 @@ class Objective(nn.Module):
 
         Args:
             model: the recommender.
-            batch: items, targets, is_target [B, T]; user_index [B] and epoch [] where negatives are drawn.
+            batch: items, targets, is_target [B, T]; user_index [B] and epoch [] where negatives are drawn; gaps [B, T]
+                for a model that reads them.
             compiled: a compiled form of the model's `score_targets`.
 
         Returns:
@@ -120,7 +121,7 @@ class Objective(nn.Module):
             scores, found = self._against_negatives(model, batch, targets, with_means=with_means)
         else:
             score = compiled or model.score_targets
-            placed = score(batch["items"], targets, with_means=with_means)
+            placed = score(batch["items"], targets, with_means=with_means, **_gaps(batch))
             scores = _select(placed, is_target)
         is_valid = torch.ones_like(scores.log_probs[..., 0], dtype=torch.bool)
         output = token_cross_entropy(
@@ -155,7 +156,8 @@ class Objective(nn.Module):
             num_items=model.trie.num_items,
         )
         candidates = torch.cat([own.unsqueeze(1), negatives], dim=1)
-        scores = model.score_items(model.read_positions(batch["items"], targets), candidates, with_means=with_means)
+        context = model.read_positions(batch["items"], targets, **_gaps(batch))
+        scores = model.score_items(context, candidates, with_means=with_means)
         found = pairwise_losses(
             scores.log_probs,
             model.trie.path_nodes(candidates),
@@ -179,6 +181,10 @@ class Objective(nn.Module):
         if self.training:
             self.weights.copy_(weights)
         return weights
+
+
+def _gaps(batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"gaps": batch["gaps"]} if "gaps" in batch else {}
 
 
 def _select(scores: ItemScores, which: Any) -> ItemScores:

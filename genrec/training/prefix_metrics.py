@@ -12,7 +12,7 @@ import torch
 
 from genrec.data.negatives import draw_items
 from genrec.data.sequences import Cases
-from genrec.decoding.catalogue_search import pad_rows
+from genrec.decoding.catalogue_search import pad_gaps, pad_rows
 from genrec.losses.prefix_aware import first_of_its_kind, prefix_ranks
 from genrec.models.recommender import Recommender
 
@@ -44,7 +44,8 @@ def prefix_metrics(model: Recommender, cases: Cases, *, num_negatives: int, seed
         negatives = draw_items(seed, 0, names, num_negatives=num_negatives, num_items=model.trie.num_items)
         candidates = torch.cat([own.unsqueeze(1), negatives], dim=1)
         histories, targets = _windows(some, model.settings.history_length)
-        context = model.read_positions(histories.to(device), targets.to(device))
+        gaps = pad_gaps(some.histories.tail(model.settings.history_length), device, reader=model)
+        context = model.read_positions(histories.to(device), targets.to(device), **gaps)
         scores = model.score_items(context, candidates).log_probs.cumsum(dim=2)
         is_negative = first_of_its_kind(model.trie.path_nodes(candidates))[:, 1:]
         count = is_negative.any(dim=1).sum(dim=0).double().cpu()  # a batch counts by the targets that have negatives

@@ -1,7 +1,7 @@
 """Rollouts of training requests: candidates of the policy as it is, and what they are rewarded with.
 
 A request is the history before one training target. The model answers it as in a search, with nothing random and
-without a gradient, but in a training mode of its own: what remembers the training data (`TransitionMemory`) must not
+without a gradient; what remembers the training data (`TransitionMemory`) alone is in training mode, because it must not
 remember the target of the very row that it is asked about, or every request would be solved already. Knows models and
 searches; must not know losses, optimisers or configuration.
 """
@@ -47,15 +47,17 @@ class Requests(NamedTuple):
     Attributes:
         histories: item_index, oldest first, padded with -1 at the end.
         targets: of each row the item after its last one, at the place of that; -1 elsewhere.
+        gaps: the time between events, for models that read it; None for others.
     """
 
     histories: Int64[Tensor, "B T"]
     targets: Int64[Tensor, "B T"]
+    gaps: Int64[Tensor, "B T"] | None = None
 
     @classmethod
     def of_batch(cls, batch: Mapping[str, Tensor]) -> Requests:
         """From a batch of pairs."""
-        return cls(batch["items"], torch.where(batch["is_target"], batch["targets"], -1))
+        return cls(batch["items"], torch.where(batch["is_target"], batch["targets"], -1), batch.get("gaps"))
 
     @property
     def target_items(self) -> Int64[Tensor, " B"]:
@@ -123,9 +125,11 @@ class Experience:
 
 
 def hold_still(model: nn.Module) -> None:
-    """Nothing random in the model, yet rows of training are still not told their own future."""
+    """Nothing random in the model, yet what remembers the training data does not tell rows their own future."""
     model.eval()
-    model.training = True
+    memory = getattr(model, "memory", None)
+    if memory is not None:
+        memory.train()
 
 
 def read_requests(model: Any, requests: Requests) -> Any:
@@ -134,9 +138,10 @@ def read_requests(model: Any, requests: Requests) -> Any:
     A hierarchical recommender reads training rows by `read_positions`, whose context its search understands: that is
     what keeps a memory from the row's own target. The other kinds remember no rows, and `encode`.
     """
+    gaps = {} if requests.gaps is None else {"gaps": requests.gaps}
     if isinstance(model, HierarchicalRecommender):
-        return model.read_positions(*requests)
-    return model.encode(requests.histories, requests.lengths)
+        return model.read_positions(requests.histories, requests.targets, **gaps)
+    return model.encode(requests.histories, requests.lengths, **gaps)
 
 
 class Scores(NamedTuple):

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.exhaustive import exhaustive_search, score_items
 from genrec.decoding.scorer import Candidates, TableScorer
+from genrec.decoding.tree_scorer import TableTreeScorer
+from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
 from genrec.seeding import generator
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -42,7 +44,26 @@ def beam(width: int) -> Decoder:
     return decode
 
 
-EXACT: dict[str, Decoder] = {"exhaustive": exhaustive, "covering_beam": beam(COVERING)}
+def value_guided(how: ValueGuidedSettings) -> Decoder:
+    """Guided by random values; narrow searches are in tests/unit/decoding/test_value_guided.py."""
+
+    def decode(scorer, trie, context, *, num_candidates: int, constraint=None) -> Candidates:
+        num_tables = len(scorer.log_probs[0])
+        values = [
+            torch.randn(num_tables, trie.num_nodes(depth), generator=torch.Generator().manual_seed(depth))
+            for depth in range(trie.num_levels + 1)
+        ]
+        where = {"num_candidates": num_candidates, "constraint": constraint}
+        return value_guided_search(TableTreeScorer(scorer, values), trie, context, how, **where)[0]
+
+    return decode
+
+
+EXACT: dict[str, Decoder] = {
+    "exhaustive": exhaustive,
+    "covering_beam": beam(COVERING),
+    "covering_value_guided": value_guided(ValueGuidedSettings(4 * COVERING, COVERING // 2)),
+}
 DECODERS: dict[str, Decoder] = {**EXACT, "narrow_beam": beam(4)}
 
 tables = code_tables(max_items=COVERING - 2)

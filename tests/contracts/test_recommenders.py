@@ -10,13 +10,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from genrec.decoding.exhaustive import score_catalogue
+from genrec.decoding.exhaustive import score_catalogue, score_paths
 from genrec.decoding.sampling import Sampling, beam_rollouts, sample_with_replacement, stochastic_beam_search
+from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
 from genrec.decoding.visited import score_visited
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.huggingface import HuggingFaceRecommender, TextIds
+from genrec.models.item_features import FeatureValues
+from genrec.models.path_trees import build_tree_scorer
 from genrec.models.recommender import build_from
 from genrec.models.settings import (
     DecoderOnlySettings,
@@ -24,7 +27,9 @@ from genrec.models.settings import (
     HierarchicalSettings,
     HuggingFaceSettings,
     MemorySettings,
+    ValueHeadSettings,
 )
+from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 NUM_ITEMS, SIZES, LENGTH = 30, (4, 5, 6, 3), 6
@@ -54,8 +59,14 @@ def begun(model: Any) -> Any:
 
 def hierarchical(**settings: Any) -> HierarchicalRecommender:
     small: dict[str, Any] = {"width": 16, "num_heads": 2, "hidden": 24, "depth_hidden": 20, "history_length": LENGTH}
+    rng = np.random.default_rng(2)
+    numbers = np.sort(rng.integers(-1, 5, size=(NUM_ITEMS, 3)), axis=1)[:, ::-1].copy()
+    numbers[:, 0] = np.maximum(numbers[:, 0], 0)
+    values = {"categories": FeatureValues("abc", torch.from_numpy(numbers))}
+    values["brand"] = FeatureValues("xyz", torch.from_numpy(rng.integers(5, size=(NUM_ITEMS, 1))))
+    features = {name: values[name] for name in settings.get("item_features", ())}
     torch.manual_seed(0)
-    model = begun(HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings))))
+    model = begun(HierarchicalRecommender(catalogue(), HierarchicalSettings(**(small | settings)), features))
     if model.memory is not None:
         rng = np.random.default_rng(1)
         similarity = rng.random((NUM_ITEMS, NUM_ITEMS)) * (rng.random((NUM_ITEMS, NUM_ITEMS)) < 0.4)
@@ -100,6 +111,8 @@ KINDS = {
     "no transitions": lambda: hierarchical(transition_embeddings=False),
     "memory": lambda: hierarchical(memory=MemorySettings(followers=9, history_decay=0.8)),
     "memory, vocabulary": lambda: hierarchical(normalisation="vocabulary", memory=MemorySettings(followers=99)),
+    "features": lambda: hierarchical(item_features=("categories", "brand"), positions="both"),
+    "learnt positions": lambda: hierarchical(item_features=("brand",), positions="learnt", item_embeddings=False),
     "tiger": lambda: encoder_decoder(),
     "tiger, vocabulary": lambda: encoder_decoder(normalisation="vocabulary", node_embeddings=False, attention="sdpa"),
     "tiger, causal": lambda: encoder_decoder(encoder="causal", item_embeddings=True, temperature=0.7),
@@ -186,6 +199,28 @@ class TestRecommender:
         is_valid = model.trie.children(1, nodes).is_valid
         assert (log_probs[~is_valid] == -torch.inf).all()
         assert torch.isfinite(log_probs[is_valid]).all()
+
+    def test_trees_hold_the_probabilities_and_values_of_their_prefixes(self, kind: str) -> None:
+        model = KINDS[kind]()
+        trie, (histories, _) = model.trie, windows(5)
+        with torch.inference_mode():
+            context = model.encode(histories, (histories >= 0).sum(dim=1))
+            users = model.request_states(context)
+            assert users.ndim == 2
+            head = ValueHead(trie, ValueHeadSettings(width=users.shape[1], hidden=8)).eval()
+            head.weight.normal_()
+            expected = score_catalogue(model, trie, context)
+            how = ValueGuidedSettings(24, 2, rank_by="value", selections_per_round=2)
+            found, trace = value_guided_search(build_tree_scorer(model, head), trie, context, how, num_candidates=30)
+            is_item = found.item_index >= 0
+            items = found.item_index.clamp(min=0)
+            paths = score_paths(model, trie, context, items)
+            steps = paths.diff(dim=2, prepend=torch.zeros_like(paths[..., :1]))
+            values = head.of_items(trie, users.view(5, 1, 1, -1), items, steps)
+        assert trace.num_forwarded.tolist() == [24] * 5
+        assert is_item.sum(dim=1).min() >= 3
+        torch.testing.assert_close(found.log_prob[is_item], expected.gather(1, items)[is_item], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.score[is_item], values[..., -1][is_item], rtol=1e-3, atol=1e-4)
 
     def test_the_future_does_not_change_the_past(self, kind: str) -> None:
         model = KINDS[kind]()

@@ -31,13 +31,13 @@ def item_probabilities(
     admissible: Set[int],
     start: Prefix = (),
 ) -> Probabilities:
-    """Of drawing each item code by code, behind a given prefix; items that share their codes share the probability."""
+    """Of drawing each item code by code, behind a given prefix that is possible; items of one leaf share alike."""
     found = {}
     for item in admissible:
         row, probability = rows[item], 1.0
         for depth in range(len(row)):
             if depth < len(start):
-                probability *= row[depth] == start[depth]
+                probability *= row[depth] == start[depth] and float(log_probs[row[:depth]][row[depth]]) > -math.inf
             elif probability:
                 probability *= proposal(rows, log_probs, row[:depth], temperature, admissible).get(row[depth], 0.0)
         found[item] = probability / sum(rows[other] == row for other in admissible)

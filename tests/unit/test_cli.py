@@ -81,6 +81,7 @@ def test_every_shipped_configuration_loads(file: Path) -> None:
         "embed": ["dataset=d", "output=o"],
         "tokenize": ["dataset=d", "output=o"],
         "train": ["dataset=d", "semantic_ids=s", "run=r"],
+        "sweep": ["dataset=d", "run=r"],
     }.get(file.parent.name, [])
     fixed = decided_by if verb.root is RecipeConfig else None
     assert load_config(verb.root, [file], extra, fixed=fixed) is not None

@@ -94,3 +94,14 @@ def test_a_stream_changes_its_windows_by_seed_and_epoch_alone() -> None:
     assert [windows(batch) for batch in stream(how).epoch(2, start=5)] == whole[5:]
     assert [windows(batch) for batch in stream(how).epoch(3)] != whole
     assert [windows(batch) for batch in stream(how, seed=4).epoch(2)] != whole
+
+
+def test_the_gap_of_an_event_goes_with_it() -> None:
+    rows = Ragged.from_offsets(ROWS.values, np.append(ROWS.starts, ROWS.ends[-1]), ROWS.values.astype(np.int64) ** 2)
+    for batch in BatchStream(rows, batch_size=4, max_length=6, seed=3, gaps=True).epoch(0):
+        changed = augment(batch, Augmentation(drop=0.4, crop=0.5), np.random.default_rng(0))
+        assert batch.gaps is not None
+        assert changed.gaps is not None
+        told = dict(zip(batch.items[batch.items >= 0].tolist(), batch.gaps[batch.items >= 0].tolist(), strict=True))
+        found = zip(changed.items.ravel().tolist(), changed.gaps.ravel().tolist(), strict=True)
+        assert all(gap == (told[item] if item >= 0 else 0) for item, gap in found)

@@ -42,6 +42,21 @@ def test_a_pair_has_all_that_comes_before_its_target(lengths: list[int], max_len
     assert targets == [(user, at) for user, length in enumerate(lengths) for at in range(1, length)]
     assert (windows.first_target == windows.end - 1).all()
     assert (windows.end - windows.start == np.minimum(windows.end, max_length)).all()
+    last = cut_pairs(np.array(lengths), max_length, last_only=True)
+    pairs = list(zip(last.user_index.tolist(), last.end.tolist(), strict=True))
+    assert pairs == [(user, length - 1) for user, length in enumerate(lengths) if length > 1]
+    assert (last.end - last.start == np.minimum(last.end, max_length)).all()
+
+
+def test_repeated_batches_come_in_a_row_from_any_place() -> None:
+    rows = [[user, user + 1, user + 2] for user in range(7)]
+    once = BatchStream(Ragged.from_lists(rows), batch_size=3, max_length=2, seed=4, pairs=True)
+    often = once.repeated(3)
+    assert (often.num_batches, often.num_targets) == (3 * once.num_batches, 3 * once.num_targets)
+    expected = [batch.items.tolist() for batch in once.epoch(1) for _ in range(3)]
+    assert [batch.items.tolist() for batch in often.epoch(1)] == expected
+    assert [batch.items.tolist() for batch in often.epoch(1, 4)] == expected[4:]
+    assert once.repeats == 1
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -123,7 +123,7 @@ def test_siblings_share_a_drawn_prefix_and_differ_in_a_code_drawn_without_replac
     assert not oracle.is_unlikely(counts(found.item_index), expected)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     code_tables(),
     st.sampled_from(TABLE_KINDS),
@@ -183,7 +183,7 @@ def test_whatever_the_catalogue_candidates_are_admissible_with_true_log_probabil
             assert len(kept) == min(k, num_leaves)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(code_tables(), st.sampled_from(TABLE_KINDS), st.integers(0, 99), st.integers(1, 5))
 def test_a_larger_sample_without_replacement_only_adds(table: CodeTable, kind: str, seed: int, k: int) -> None:
     """The value of a leaf is a function of the noise alone, so a beam as wide as the catalogue is the oracle."""
@@ -251,6 +251,15 @@ def test_a_denied_hint_leaves_nothing() -> None:
         found = roll(kind, scorer, torch.arange(2), 2, hints=hints, constraint=constraint)
         assert found.item_index[0].tolist() == [-1, -1]
         assert found.item_index[1, 0].item() in (0, 1, 2)
+
+
+def test_an_impossible_hint_leaves_nothing() -> None:
+    """Nothing could be learnt from it: the model's log-probability is -inf."""
+    tables = random_tables(TRIE, "normal", 3)
+    tables[0][0, 0, 1] = -torch.inf
+    hints = hint_nodes(TRIE, torch.tensor([3]), torch.tensor([1]))
+    for kind in KINDS:
+        assert not roll(kind, TableScorer(TRIE, tables), torch.arange(1), 2, hints=hints).is_valid.any()
 
 
 def test_items_that_share_their_codes_are_drawn_alike() -> None:

@@ -199,6 +199,7 @@ def test_prefixes_grow_and_weigh() -> None:
     assert first.item() == pytest.approx(alone.item())
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 def test_exact_divergence_is_that_of_a_loop(seed: int, width: int, has_rest: bool) -> None:
     """Of nodes with 1 to `width` children and padding; with a rest, two codes more that nobody is told of."""

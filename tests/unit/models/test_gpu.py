@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from genrec.decoding.beam_search import beam_search
+from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.settings import DecoderOnlySettings, EncoderDecoderSettings, HierarchicalSettings
+from genrec.models.path_trees import build_tree_scorer
+from genrec.models.settings import DecoderOnlySettings, EncoderDecoderSettings, HierarchicalSettings, ValueHeadSettings
+from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 SIZES, NUM_ITEMS, LENGTH = (8, 8, 8), 200, 10
@@ -79,3 +82,22 @@ def test_compiled_is_eager(kind: str) -> None:
         expected = model.score_targets(histories, targets).log_probs
         found = torch.compile(model.score_targets)(histories, targets).log_probs
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_guided_search_on_a_gpu_finds_what_it_finds_on_a_cpu(kind: str) -> None:
+    """The budget covers the catalogue, so that rounding decides nothing."""
+    model, (histories, _) = build(kind), windows()
+    head = ValueHead(model.trie, ValueHeadSettings(width=SMALL["width"])).eval()
+    how, found = ValueGuidedSettings(128, 8), []
+    for device in ("cpu", "cuda"):
+        scorer, shown = build_tree_scorer(model.to(device), head.to(device)), histories.to(device)
+        with torch.inference_mode():
+            context = scorer.encode(shown, (shown >= 0).sum(dim=1))
+            lists, _ = value_guided_search(scorer, model.trie, context, how, num_candidates=NUM_ITEMS)
+        items, order = lists.item_index.cpu().sort(dim=1)
+        found.append((items, lists.log_prob.cpu().gather(1, order)))
+    assert torch.equal(found[0][0], torch.arange(NUM_ITEMS).expand(16, -1))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)

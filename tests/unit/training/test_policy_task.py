@@ -72,8 +72,8 @@ def build_head() -> ValueHead:
     return head
 
 
-def requests(size: int = 12, *, repeats: int = 1) -> Requests:
-    stream = BatchStream(HISTORIES, batch_size=size, max_length=8, seed=1, pairs=True, repeats=repeats)
+def requests(size: int = 12) -> Requests:
+    stream = BatchStream(HISTORIES, batch_size=size, max_length=8, seed=1, pairs=True)
     batch = next(iter(stream.epoch(0)))
     names = ("items", "targets", "is_target")
     return Requests.of_batch({name: torch.from_numpy(getattr(batch, name)) for name in names})
@@ -122,7 +122,7 @@ def test_a_step_is_its_parts_written_out() -> None:
     assert output.parts["mean_ratio"] == pytest.approx(1, abs=1e-4)
     model, first = task.model, task.reference
     items = torch.cat([found.item_index, experience.targets.unsqueeze(1)], dim=1)
-    own = model.score_items(model.read_positions(*batch), items).log_probs
+    own = model.score_items(read_requests(model, batch), items).log_probs
     tree = candidate_tree(experience)
     rewards = experience.rewards.flatten()
     for row, target in enumerate(experience.targets.tolist()):
@@ -138,7 +138,7 @@ def test_a_step_is_its_parts_written_out() -> None:
         alpha=0.5,
     )
     everything = torch.arange(27).expand(len(items), -1)
-    both = [each.score_items(each.read_positions(*batch), everything).log_probs for each in (model, first)]
+    both = [each.score_items(read_requests(each, batch), everything).log_probs for each in (model, first)]
     divergence, num_nodes = torch.zeros(()), 0
     for row in range(len(items)):
         paths = TRIE.path_nodes(items[row])
@@ -167,7 +167,7 @@ def test_a_memory_does_not_tell_requests_of_training_their_answer() -> None:
     with torch.no_grad():
         nodes = TRIE.path_nodes(batch.target_items).unsqueeze(1)
         hidden = score_candidates(model, read_requests(model, batch), nodes, batch.target_items)
-        told = model.eval().score_items(model.read_positions(*batch), batch.target_items.unsqueeze(1)).log_probs
+        told = model.eval().score_items(read_requests(model, batch), batch.target_items.unsqueeze(1)).log_probs
         first = score_candidates(model, model.encode(batch.histories, batch.lengths), nodes, batch.target_items)
     torch.testing.assert_close(hidden.log_probs[:, 0], hidden.targets)
     torch.testing.assert_close(first.targets, told[:, 0], rtol=1e-4, atol=1e-4)
@@ -187,7 +187,7 @@ def test_without_contrast_only_the_anchors_pull() -> None:
     anchored = build_task(PolicyObjective(anchor_weight=0.5))
     anchored.experience = 0, equal
     own = gradients(anchored, anchored.minimise(batch, step=0).loss)
-    scores = anchored.model.score_items(anchored.model.read_positions(*batch), batch.target_items.unsqueeze(1))
+    scores = anchored.model.score_items(read_requests(anchored.model, batch), batch.target_items.unsqueeze(1))
     expected = gradients(anchored, -0.5 * scores.log_probs.mean())
     for name, gradient in own.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
@@ -361,7 +361,7 @@ def run(folder: Path, *, kill: int | None = None, resume: bool = False) -> Polic
         return step(batch, batch_idx)
 
     task.training_step = training_step
-    stream = BatchStream(HISTORIES, batch_size=16, max_length=8, seed=1, pairs="last", repeats=2)
+    stream = BatchStream(HISTORIES, batch_size=16, max_length=8, seed=1, pairs="last").repeated(2)
     options = FitOptions(max_epochs=3, validate_every=4, accelerator="cpu", validate_first=True, seed=2)
     options = FitOptions(**{**vars(options), "metric": "m", "shown": ("reward", "kl")})
     with RunDirectory.open(folder, command="finetune", config_text="a: 1\n", resume=resume) as opened:
