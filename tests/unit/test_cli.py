@@ -82,6 +82,7 @@ def test_every_shipped_configuration_loads(file: Path) -> None:
         "tokenize": ["dataset=d", "output=o"],
         "train": ["dataset=d", "semantic_ids=s", "run=r"],
         "sweep": ["dataset=d", "run=r"],
+        "finetune": ["dataset=d", "initial=i", "run=r"],
     }.get(file.parent.name, [])
     fixed = decided_by if verb.root is RecipeConfig else None
     assert load_config(verb.root, [file], extra, fixed=fixed) is not None

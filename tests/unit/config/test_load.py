@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genrec.config import recipe, schema, sources, training
+from genrec.config import finetune, recipe, schema, sources, training
 from genrec.config.load import describe, load_config, to_plain, to_yaml
 from genrec.errors import ConfigError
 
 ROOTS = [
     value
-    for name, value in {**vars(schema), **vars(training), **vars(recipe)}.items()
+    for name, value in {**vars(schema), **vars(training), **vars(recipe), **vars(finetune)}.items()
     if name.endswith("Config") and dataclasses.is_dataclass(value) and isinstance(value, type)
 ]
 PREPARE = ["source=letter", "source.interactions=a.json", "output=out"]
