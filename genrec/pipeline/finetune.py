@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,8 @@ def finetune(config: FinetuneConfig, *, progress: Progress, resume: bool) -> Out
             mixture = _mix(config, tuned, validate, records, state, metric, progress)
             lines = [{"share": share, **found} for share, found in mixture.metrics.items()]
             write_json(config.run / "interpolation.json", {"metric": metric, "share": mixture.share, "shares": lines})
+        # The head of the start is one that has learnt nothing, unless the recommender came with it.
+        head = tuned.head if tuned.head is not None and state.best_step else tuned.kept
         best = state.best_metric if mixture is None else mixture.metrics[mixture.share][metric]
         facts = {
             **tuned.model.facts,
@@ -90,10 +93,13 @@ def finetune(config: FinetuneConfig, *, progress: Progress, resume: bool) -> Out
             "step": state.best_step,
             "tuned_share": float(state.best_step > 0) if mixture is None else mixture.share,
         }
-        artifact = save_recommender(
-            config.run / "recommender", tuned.model, facts=facts, parents=tuned.parents, value_head=tuned.head
-        )
-    return _outcome(config, artifact, state, records, metric, mixture)
+        path = config.run / "recommender"
+        artifact = save_recommender(path, tuned.model, facts=facts, parents=tuned.parents, value_head=head)
+    outcome = _outcome(config, artifact, state, records, metric, mixture)
+    if tuned.head is None or head is not None:
+        return outcome
+    note = "the value head of the best weights has learnt nothing yet and is left out; train one with mode=value"
+    return replace(outcome, notes=(*outcome.notes, note))
 
 
 def _fit_options(config: FinetuneConfig, metric: str) -> FitOptions:

@@ -31,7 +31,8 @@ class Tuned(NamedTuple):
 
     Attributes:
         model: the policy.
-        head: its value head; None: none is there and none is trained.
+        head: the value head that is trained; None: none is.
+        kept: the value head that the recommender had; None: it had none.
         inputs: artifacts that the run reads.
         parents: those of them that the recommender is made from.
         semantic_ids: identity of the table.
@@ -41,6 +42,7 @@ class Tuned(NamedTuple):
 
     model: Any
     head: ValueHead | None
+    kept: ValueHead | None
     inputs: list[Artifact]
     parents: dict[str, Artifact]
     semantic_ids: str
@@ -80,7 +82,7 @@ def prepare_tuning(config: sections.FinetuneConfig, dataset: Dataset) -> Tuned:
         gaps=getattr(model, "uses_gaps", False),
     ).repeated(config.rollout.updates)
     task = _build_task(config, model, head, rollouts=rollouts, judge=judge, stream=stream)
-    return Tuned(model, head or kept, inputs, parents, ids.identity, stream, task)
+    return Tuned(model, head, kept, inputs, parents, ids.identity, stream, task)
 
 
 def _check(config: sections.FinetuneConfig) -> None:

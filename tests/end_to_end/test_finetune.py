@@ -97,11 +97,14 @@ def test_the_reward_rises_and_the_better_weights_are_kept(road: Path, tmp_path: 
 
 def test_a_worse_policy_is_not_shipped(road: Path, tmp_path: Path) -> None:
     words = ["optimizer.learning_rate=0.5", "optimizer.clip_norm=null", "anchor=0", "kl.weight=0"]
+    words += ["value.train=true", f"embeddings={road}/e"]
     result = RUNNER.invoke(app, tune_words(road, tmp_path / "run", *words))
     assert result.exit_code == 0, result.output + repr(result.exception)
     assert "the initial recommender has the best validation recall@10, so its weights are kept" in result.output
     before, after = weights(road / "t"), weights(tmp_path / "run")
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert "the value head of the best weights has learnt nothing yet and is left out" in result.output
+    assert not (tmp_path / "run" / "recommender" / "value_head.json").exists()
 
 
 def test_values_guide_searches(road: Path, valued: Path, tmp_path: Path) -> None:
@@ -130,6 +133,10 @@ def test_values_guide_searches(road: Path, valued: Path, tmp_path: Path) -> None
     line = fails("recommend", *own[:1], f"recommender={road}/t/recommender", f"output={tmp_path}/x", *search, code=2)
     assert "value head" in line
     assert "genrec finetune mode=value" in line
+    constants = ["weights=[0.5]", "search.beam_width=20", "cutoff=10"]
+    works("fuse", f"dataset={road}/d", f"generative={valued}/recommender", f"output={tmp_path}/hybrid", *constants)
+    line = fails("recommend", *own[:1], f"recommender={tmp_path}/hybrid", f"output={tmp_path}/x", *search, code=2)
+    assert "a hybrid searches by beams" in line
 
 
 def test_the_tree_of_a_request_can_be_looked_at(road: Path, valued: Path) -> None:

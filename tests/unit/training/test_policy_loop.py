@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec.decoding.exhaustive import score_catalogue
-from genrec.decoding.sampling import Sampling, stochastic_beam_search
+from genrec.decoding.sampling import Sampling, beam_rollouts, stochastic_beam_search
 from genrec.decoding.scorer import TableScorer
 from genrec.decoding.visited import score_visited
 from genrec.losses.advantages import (
@@ -92,3 +92,44 @@ def test_a_reference_holds_the_policy_back() -> None:
     before, free = tune("group")
     _, held = tune("group", kl_weight=0.3)
     assert before.mean() < held.mean() < free.mean()
+
+
+COMB = np.array([(first, 0, 0, 0, last) for first in range(4) for last in range(6)], dtype=np.int32)
+
+
+def hits_behind_long_prefixes(alpha: float, seed: int) -> tuple[float, float]:
+    """Probability of the target and mean reward, exactly, after tuning on the beams of a comb; alpha as in the loss."""
+    trie = SemanticIdTrie.build(COMB, (4, 1, 1, 1, 6))
+    targets = torch.randint(0, len(COMB), (6,), generator=torch.Generator().manual_seed(seed))
+    tables = [(table / 2).requires_grad_() for table in random_tables(trie, "normal", seed, num_tables=len(targets))]
+    optimizer = torch.optim.Adam(tables, lr=0.3)
+    everything, weights = torch.arange(len(COMB)).expand(len(targets), -1), {"prefix_depth": 1.0}
+    for _ in range(25):
+        policy = TableScorer(trie, tables)
+        found = beam_rollouts(policy, trie, REQUESTS, num_candidates=16)
+        own = flat(torch.stack([level.chosen() for level in score_visited(policy, trie, REQUESTS, found.nodes)], dim=2))
+        rewards, _ = composed_reward(Answers(found.item_index, found.log_probs.sum(dim=2), targets, trie), weights)
+        tree = build_candidate_tree(flat(found.codes), REQUESTS.repeat_interleave(16))
+        of_codes = code_weights(torch.ones(len(own), dtype=torch.bool), torch.ones(5))
+        group, siblings = (way(rewards.flatten(), tree) for way in (group_advantages, sibling_advantages))
+        loss = policy_loss(own, own, of_codes, (alpha < 1) * group, siblings=siblings, alpha=alpha).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    of_items, _ = composed_reward(Answers(everything, torch.zeros(everything.shape), targets, trie), weights)
+    probs = score_catalogue(TableScorer(trie, tables), trie, REQUESTS).exp().detach()
+    return float(probs.gather(1, targets.unsqueeze(1)).mean()), float((probs * of_items).sum(dim=1).mean())
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_siblings_behind_long_prefixes_are_told_apart(seed: int) -> None:
+    """The candidates behind the target's prefix have nearly the same reward, and all but that of the others.
+
+    So to the group they are all good, and it hardly prefers the target to the next best; to its siblings, the target
+    is the best of six.
+    """
+    hits = {alpha: hits_behind_long_prefixes(alpha, seed) for alpha in (0.0, 0.5, 1.0)}
+    assert hits[0.0][0] < 0.35
+    assert hits[0.5][0] > hits[0.0][0] + 0.1
+    assert hits[1.0][0] > 0.9
+    assert hits[0.0][1] < hits[0.5][1] < hits[1.0][1]
