@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 
@@ -21,78 +24,86 @@ from genrec.processes import Team
 from genrec.runs import RunDirectory
 from genrec.training.loop import FitOptions, Stretches, TrainingState, fit
 
-SCRIPT = """
-import os, signal, sys
-import numpy as np, torch, lightning.pytorch as pl
-from genrec.data.batches import BatchStream
-from genrec.data.sequences import Ragged
-from genrec.runs import RunDirectory
-from genrec.training.loop import FitOptions, fit
+
+class Killed(Exception):
+    """Stands in for SIGKILL where a test stays in one process."""
+
 
 class Task(pl.LightningModule):
-    def __init__(self):
+    """Next-item prediction with dropout; dies at a step."""
+
+    def __init__(self, die: Callable[[], None], at: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed = torch.nn.Embedding(20, 8)
         self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 20))
-        self.kill = None
-    def training_step(self, batch, batch_idx):
-        if state_step(self) == self.kill:
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.die, self.at = die, at
+
+    @property
+    def step(self) -> int:
+        return self.trainer.callbacks[0].state.step
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        if self.step == self.at:
+            self.die()
         logits = self.head(self.embed(batch["items"].clamp(min=0)))
         chosen = batch["is_target"]
-        loss = torch.nn.functional.cross_entropy(logits[chosen], batch["targets"][chosen])
-        return {"loss": loss}
-    def configure_optimizers(self):
+        return {"loss": torch.nn.functional.cross_entropy(logits[chosen], batch["targets"][chosen])}
+
+    def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.05)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + 0.05 * step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-def state_step(task):
-    return task.trainer.callbacks[0].state.step
 
-folder, kill, every, patience = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-torch.set_num_threads(1)
-random = np.random.default_rng(0)
-rows = [[(start + step) % 20 for step in range(int(random.integers(3, 9)))] for start in range(40)]
-stream = BatchStream(Ragged.from_lists(rows), batch_size=8, max_length=6, seed=3)
-task = Task()
-task.kill = None if kill < 0 else kill
-def validate():
-    if kill == -2 and state_step(task) == 2 * every and not os.environ.get("RESUMED"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if patience < 5:
-        return {"recall@10": 1.0 / (1 + state_step(task))}
-    return {"recall@10": float(-task.embed.weight.square().mean()) + state_step(task)}
-options = FitOptions(
-    max_epochs=4, validate_every=every, patience=patience, seed=5, accelerator="cpu",
-    validate_first=bool(os.environ.get("FIRST")),
-    average=0.9,  # without one: test_recommender.py
-)
-with RunDirectory.open(folder, command="train", config_text="a: 1\\n", resume=bool(os.environ.get("RESUMED"))) as run:
-    if kill == -3 and not run.resumed:
-        log = run.log_metrics
-        run.log_metrics = lambda record: (log(record), os.kill(os.getpid(), signal.SIGKILL))
-    if os.environ.get("FIRST"):
-        torch.save(task.state_dict(), folder + "/start.pt")
-    found = fit(task, stream, validate, run=run, options=options)
-torch.save(task.state_dict(), folder + "/final.pt")
-print(found)
-"""
+IN_VALIDATION, BEFORE_THE_CHECKPOINT = -2, -3
 
 
-def train(
-    folder: Path, *, kill: int = -1, every: int = 5, patience: int = 99, resume: bool = False, first: bool = False
-) -> int:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment |= {"RESUMED": "1" if resume else "", "FIRST": "1" if first else ""}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(kill), str(every), str(patience)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
+def run(folder: Path, die: Callable[[], None], *, kill: int, patience: int, resume: bool, first: bool) -> None:
+    """Four epochs of six steps, validated every five; `kill` is a step, or one of the places above."""
+    random = np.random.default_rng(0)
+    rows = [[(start + step) % 20 for step in range(int(random.integers(3, 9)))] for start in range(40)]
+    stream = BatchStream(Ragged.from_lists(rows), batch_size=8, max_length=6, seed=3)
+    task = Task(die, -1 if resume else kill)
+
+    def validate() -> dict[str, float]:
+        if kill == IN_VALIDATION and not resume and task.step == 10:
+            die()
+        if patience < 5:
+            return {"recall@10": 1.0 / (1 + task.step)}
+        return {"recall@10": float(-task.embed.weight.square().mean()) + task.step}
+
+    options = FitOptions(
+        max_epochs=4,
+        validate_every=5,
+        patience=patience,
+        seed=5,
+        accelerator="cpu",
+        validate_first=first,
+        average=0.9,  # without one: test_recommender.py
     )
+    with RunDirectory.open(folder, command="train", config_text="a: 1\n", resume=resume) as directory:
+        if kill == BEFORE_THE_CHECKPOINT and not resume:
+            log = directory.log_metrics
+            directory.log_metrics = lambda record: (log(record), die())
+        if first:
+            torch.save(task.state_dict(), folder / "start.pt")
+        fit(task, stream, validate, run=directory, options=options)
+    torch.save(task.state_dict(), folder / "final.pt")
+
+
+def train(folder: Path, *, kill: int = -1, patience: int = 99, resume: bool = False, first: bool = False) -> None:
+    def die() -> None:
+        raise Killed
+
+    with pytest.raises(Killed) if kill != -1 and not resume else nullcontext():
+        run(folder, die, kill=kill, patience=patience, resume=resume, first=first)
+
+
+def train_in_another_process(folder: Path, *, kill: int, resume: bool = False) -> int:
+    command = [sys.executable, "-W", "ignore", __file__, str(folder), str(kill), "resume" if resume else ""]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -109,21 +120,38 @@ def records(folder: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert train(folder) == 0
+    train(folder)
     return folder
 
 
-KILLS = {"first": 0, "record": -3, "middle": 7, "boundary": 10, "validation": -2, "last": 23}
-SLOW = ("first", "record", "boundary", "validation", "last")  # two processes each, which import Lightning
+KILLS = {
+    "first": 0,
+    "record": BEFORE_THE_CHECKPOINT,
+    "middle": 7,
+    "boundary": 10,
+    "validation": IN_VALIDATION,
+    "last": 23,
+}
 
 
-@pytest.mark.parametrize(
-    "kill", [pytest.param(at, id=name, marks=[pytest.mark.slow] * (name in SLOW)) for name, at in KILLS.items()]
-)
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+def test_a_broken_run_ends_with_equal_weights_and_records(kill: int, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, kill=kill)
+    train(folder, kill=kill, resume=True)
+    check_it_ended_as(whole, folder)
+
+
+@pytest.mark.slow  # two processes each, which import Lightning
+@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
 def test_a_killed_run_ends_with_equal_weights_and_records(kill: int, whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert train(folder, kill=kill) == -signal.SIGKILL
-    assert train(folder, resume=True) == 0
+    assert train_in_another_process(folder, kill=kill) == -signal.SIGKILL
+    assert train_in_another_process(folder, kill=kill, resume=True) == 0
+    check_it_ended_as(whole, folder)
+
+
+def check_it_ended_as(whole: Path, folder: Path) -> None:
     expected, found = weights(whole), weights(folder)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert records(folder) == records(whole)
@@ -137,7 +165,7 @@ def test_training_lowers_the_loss_and_records_every_stretch(whole: Path) -> None
 
 def test_the_weights_at_the_start_may_be_the_best(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert train(folder, patience=2, first=True) == 0
+    train(folder, patience=2, first=True)
     lines = records(folder)
     assert [line["step"] for line in lines] == [0, 5, 10]
     assert ["train_loss" in line for line in lines] == [False, True, True]
@@ -147,14 +175,14 @@ def test_the_weights_at_the_start_may_be_the_best(tmp_path: Path) -> None:
 
 def test_the_best_weights_are_loaded_and_training_stops_early(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert train(folder, patience=2) == 0
+    train(folder, patience=2)
     assert [line["step"] for line in records(folder)] == [5, 10, 15]
     best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     assert best["state"]["best_step"] == 5
     found = weights(folder)
     assert all(torch.equal(value, found[name]) for name, value in best["model"].items())
     before = (folder / "metrics.jsonl").read_bytes()
-    assert train(folder, patience=2, resume=True) == 0
+    train(folder, patience=2, resume=True)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert all(torch.equal(value, weights(folder)[name]) for name, value in best["model"].items())
 
@@ -215,3 +243,16 @@ def test_the_dropout_of_a_step_follows_its_schedule(tmp_path: Path) -> None:
         whole += task.shares
     expected = [0.5 * (1 - step / 12) for step in range(12)]
     assert whole == pytest.approx(expected, abs=0.04)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    path, where, again = sys.argv[1:]
+    run(
+        Path(path),
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        kill=int(where),
+        patience=99,
+        resume=bool(again),
+        first=False,
+    )
