@@ -164,7 +164,6 @@ class PolicyTask(_RolloutTask):
         rollouts: where candidates come from.
         judge: rewards.
         schedule: how requests are used.
-        value_weight: of the loss of the head; with an optimiser that scales gradients away it hardly matters.
         **optimisation: see `ScheduledTask`.
     """
 
@@ -245,9 +244,10 @@ class ValueTask(_RolloutTask):
         return shared_output(output, batch, batch_idx)
 
     def minimise(self, requests: Requests, *, number: int, done: float) -> LossOutput:
-        """The loss of the head on rollout `number` of these requests."""
+        """The loss of the head on rollout `number` of requests: of training, or in evaluation mode of held-out ones."""
         assert self.head is not None
-        hold_still(self.model)
+        if self.training:
+            hold_still(self.model)
         with torch.no_grad():
             context = read_requests(self.model, requests)
         experience = self.explore(requests, context, number=number, done=done)

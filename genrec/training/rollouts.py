@@ -79,7 +79,7 @@ class RolloutSettings:
         temperature: of what is drawn.
         search: of value_guided.
         hint_share: of the requests, how many get a prefix of their target at the first step.
-        hints_over: share of the steps over which this falls to 0, linearly.
+        hints_over: share of the steps over which this falls to 0, linearly; above 0.
         hint_length: longest hint; None: L - 1.
 
     Raises:
@@ -97,6 +97,8 @@ class RolloutSettings:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigError("unknown rollouts", expected=", ".join(METHODS), found=repr(self.method))
+        if not self.hints_over > 0:
+            raise ConfigError("hints have to become rarer over some steps", expected="above 0", found=self.hints_over)
         if self.num_candidates < 2:
             raise ConfigError("too few candidates to compare", expected="2 or more", found=self.num_candidates)
 
@@ -187,7 +189,7 @@ def draw_hint_lengths(
         seed: of this rollout.
     """
     longest = num_levels - 1 if settings.hint_length is None else min(settings.hint_length, num_levels - 1)
-    share = settings.hint_share * max(0.0, 1 - done / settings.hints_over) if settings.hints_over else 0.0
+    share = settings.hint_share * max(0.0, 1 - done / settings.hints_over)
     if not longest or not share:
         return np.zeros(num_requests, dtype=np.int64)
     random = generator(seed)

@@ -335,9 +335,12 @@ def test_a_value_head_alone_learns_and_the_policy_stays() -> None:
         total_steps=60,
     )
     optimizer, losses = task.build_optimizer(), []
+    told = task.eval().minimise(requests(), number=0, done=0.0).parts
+    hidden = task.train().minimise(requests(), number=0, done=0.0).parts
+    assert told["hit_share"] > hidden["hit_share"], "a memory tells held-out requests all it knows"
     for step in range(60):
         output = task.minimise(requests(), number=step, done=0.0)
-        losses.append(float(output.loss))
+        losses.append(output.loss.item())
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
