@@ -20,13 +20,13 @@ TRIE = SemanticIdTrie.build(CODES, (4, 4, 4))
 ROWS = [[1], [2, 3], [4, 1, 0], [], [3], [9, 8]]
 
 
-def build(**settings: int) -> ValueGuidedGenerator:
+def build(initial_width: int = 2) -> ValueGuidedGenerator:
     scorer = LastItemScorer(TRIE, random_tables(TRIE, "normal", 0, num_tables=5))
     random = torch.Generator().manual_seed(1)
     trees = TableTreeScorer(scorer, [torch.randn(5, TRIE.num_nodes(depth), generator=random) for depth in range(4)])
-    chosen = ValueGuidedSettings(**{"node_budget": 12, "initial_width": 2, **settings})
+    settings = ValueGuidedSettings(node_budget=12, initial_width=initial_width)
     ids = [str(item) for item in range(64)]
-    return ValueGuidedGenerator(trees, scorer, TRIE, settings=chosen, item_ids=ids, train_counts=np.ones(64))
+    return ValueGuidedGenerator(trees, scorer, TRIE, settings=settings, item_ids=ids, train_counts=np.ones(64))
 
 
 def test_a_request_gets_the_same_alone_and_in_a_batch() -> None:
