@@ -207,6 +207,21 @@ def test_a_learning_rate_is_suggested_and_nothing_is_left(road: Path, tmp_path: 
     assert works(*words) == found
 
 
+def test_a_memory_is_tuned_by_rewards(road: Path, with_memory: Path, tmp_path: Path) -> None:
+    """More of this in test_finetune (slow)."""
+    run, words = tmp_path / "run", ["targets=last", "stopping.max_epochs=2", *SHORT[1:]]
+    words += ["rewards.prefix_depth=1", "objective.sibling_weight=1"]
+    found = works("finetune", f"dataset={road}/d", f"initial={with_memory}/recommender", f"run={run}", *words)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [0, 10, 20]
+    assert 0 < records[1]["train_reward"] < 1
+    assert found["recall@10"] >= max(record["recall@10"] for record in records)
+    artifact, _ = load_recommender(run / "recommender", Dataset.load(road / "d"))
+    assert set(artifact.parents) == {"dataset", "semantic_ids", "initial"}
+    tuned, initial = (load_file(folder / "recommender" / "weights.safetensors") for folder in (run, with_memory))
+    assert any(not np.array_equal(tuned[name], initial[name]) for name in tuned) == (found["tuned_share"] > 0)
+
+
 def test_half_precision_trains_with_clipped_gradients(road: Path, tmp_path: Path) -> None:
     found = works(*train_words(road, tmp_path / "run", "precision=bf16-mixed", "stopping.max_epochs=1"))
     assert found["last_step"] > 0
