@@ -16,7 +16,7 @@ from genrec.pipeline.inspect import cell
 from genrec.pipeline.search_words import Words, finite
 from genrec.terminal import Table
 
-MAX_EXAMPLE = 50  # characters of an example's title
+MAX_EXAMPLE = 40  # characters of an example's title
 
 
 def tree_facts(
@@ -80,9 +80,7 @@ def tree_table(facts: dict[str, Any]) -> Table:
     rows: list[tuple[str, ...]] = []
 
     def show(node: dict[str, Any], depth: int) -> None:
-        below = sorted(
-            children.get(node["node"], []), key=lambda child: (-child["visits"], -_or_least(child["log_prob"]))
-        )
+        below = sorted(children.get(node["node"], []), key=lambda child: (-child["visits"], -child["log_prob"]))
         shown = [child for place, child in enumerate(below) if place < facts["num_prefixes"] or child["is_target"]]
         name = "-".join(map(str, node["prefix"])) or "root"
         mark = " <- target" if node["is_target"] and depth else ""
@@ -136,7 +134,3 @@ def _caption(facts: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _or_least(value: float | None) -> float:
-    return -1e30 if value is None else value
