@@ -38,7 +38,7 @@ class HintSection:
 
     share: float = key("of the requests, at the first step", 0.0, minimum=0, maximum=1)
     over: float = key("share of the steps over which this falls to 0", 0.5, minimum=1e-6, maximum=1)
-    max_length: int | None = key("most codes of a hint; null: all but the last", None, minimum=1)
+    max_length: int | None = key("most codes of a hint, which leaves a choice; null: all but the last", None, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

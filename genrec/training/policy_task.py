@@ -35,6 +35,7 @@ from genrec.training.rollouts import (
     find_candidates,
     hold_still,
     judge_candidates,
+    last_fork,
     read_requests,
     score_candidates,
 )
@@ -134,7 +135,7 @@ class _RolloutTask(ScheduledTask):
         lengths = draw_hint_lengths(
             self.rollouts, judge.trie.num_levels, len(targets), done=done, seed=fold_in(seed, 0)
         )
-        hints = torch.from_numpy(lengths).to(targets.device)
+        hints = torch.minimum(torch.from_numpy(lengths).to(targets.device), last_fork(judge.trie, targets))
         found = find_candidates(
             self.model, self.head, context, targets, self.rollouts, hint_lengths=hints, seed=fold_in(seed, 1)
         )

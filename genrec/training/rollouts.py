@@ -197,6 +197,18 @@ def draw_hint_lengths(
     return is_hinted * random.integers(1, longest + 1, num_requests)
 
 
+def last_fork(trie: SemanticIdTrie, targets: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+    """Codes of each target after which another item is still possible: a longer hint leaves nothing to learn.
+
+    >>> trie = SemanticIdTrie.build(np.array([[0, 0, 0], [0, 0, 1], [1, 0, 0]]), (2, 1, 2))
+    >>> last_fork(trie, torch.tensor([1, 2])).tolist()
+    [2, 0]
+    """
+    paths = trie.path_nodes(targets).unbind(dim=1)
+    ranges = (trie.item_ranges(depth, nodes) for depth, nodes in enumerate(paths, start=1))
+    return torch.stack([end - first > 1 for first, end in ranges]).sum(dim=0)
+
+
 @torch.no_grad()
 def find_candidates(
     model: Any,
