@@ -19,7 +19,7 @@ from genrec.decoding.value_guided import ValueGuidedSettings
 from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.errors import ConfigError
 from genrec.evaluation.baseline_generator import BaselineGenerator
-from genrec.models.hierarchical_trees import HierarchicalTreeScorer
+from genrec.models.path_trees import build_tree_scorer
 from genrec.models.sasrec import Sasrec
 from genrec.pipeline.recommenders import (
     KIND,
@@ -97,7 +97,7 @@ def guide_by_value(generator: CandidateGenerator, artifact: Artifact, search: Se
             fix="train one with genrec finetune mode=value, or leave out search.name=value_guided",
         )
     return ValueGuidedGenerator(
-        HierarchicalTreeScorer(generator.scorer, head),  # pyright: ignore[reportArgumentType]  # none but it has a head
+        build_tree_scorer(generator.scorer, head),
         generator.scorer,
         generator.trie,
         settings=ValueGuidedSettings(

@@ -15,7 +15,6 @@ from genrec.decoding.value_guided import ValueGuidedSettings, check_budget
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError
 from genrec.losses.policy import Clipping
-from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.settings import ValueHeadSettings
 from genrec.models.value_head import ValueHead
 from genrec.pipeline.recommenders import load_recommender, load_value_head
@@ -131,25 +130,23 @@ def _check(config: sections.FinetuneConfig) -> None:
 
 
 def _build_head(config: sections.FinetuneConfig, model: Any, kept: ValueHead | None) -> ValueHead:
-    if not isinstance(model, HierarchicalRecommender):
-        raise ConfigError(
-            "only a hierarchical recommender has a value head",
-            where="key 'initial'",
-            expected=HierarchicalRecommender.name,
-            found=model.name,
-            fix="leave out mode=value and value.train=true, and take rollout.method=beam",
-        )
     if kept is not None:
         return kept
     torch.manual_seed(fold_in(config.seed, 3))
     section = config.value
     settings = ValueHeadSettings(
-        width=model.settings.width,
+        width=_state_width(model),
         hidden=section.hidden,
         num_layers=section.num_layers,
         reads_log_prob=section.reads_log_prob,
     )
     return ValueHead(model.trie, settings)
+
+
+@torch.inference_mode()
+def _state_width(model: Any) -> int:
+    one = torch.zeros(1, 1, dtype=torch.int64, device=model.trie.device)
+    return model.eval().request_states(model.encode(one, one[:, 0] + 1)).shape[1]
 
 
 def _rewards(config: sections.FinetuneConfig) -> dict[str, float]:

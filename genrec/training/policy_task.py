@@ -74,14 +74,19 @@ class Judge:
                 self.means = tuple(part.to(device) for part in self.means)
         return self
 
-    def value_loss(self, head: ValueHead, context: Any, experience: Experience) -> LossOutput:
-        """TD(0) of the head on the paths of the candidates; no gradient reaches the policy."""
+    def value_loss(self, head: ValueHead, states: Float[Tensor, "B D"], experience: Experience) -> LossOutput:
+        """TD(0) of the head on the paths of the candidates; no gradient reaches the policy.
+
+        Args:
+            head: the value head.
+            states: of the requests, from `Recommender.request_states`.
+            experience: the candidates.
+        """
         assert self.embeddings is not None, "dense rewards need item embeddings"
         assert self.means is not None
         found, num = experience.found, experience.found.item_index.shape[1]
         log_probs = torch.where(found.is_valid.unsqueeze(2), found.log_probs, 0.0)
-        states = context.state.detach()[:, None, None]
-        values = head.of_items(self.trie, states, found.item_index, log_probs)
+        values = head.of_items(self.trie, states.detach()[:, None, None], found.item_index, log_probs)
         targets = experience.targets.repeat_interleave(num)
         rewards = dense_rewards(
             found.nodes.flatten(0, 1),
@@ -204,7 +209,7 @@ class PolicyTask(_RolloutTask):
         with torch.no_grad():
             read = read_requests(self.reference, requests)
             reference = score_candidates(self.reference, read, experience.found.nodes, experience.targets)
-        of_values = context
+        states = self.model.request_states(context)  # those that the candidates were found from
         if self.schedule.dropout:
             self.model.train()
             context = read_requests(self.model, requests)
@@ -219,7 +224,7 @@ class PolicyTask(_RolloutTask):
         )
         terms = [(1.0, loss), (0.0, LossOutput(loss.loss, experience.parts))]
         if self.head is not None:
-            terms.append((1.0, self.judge.value_loss(self.head, of_values, experience)))
+            terms.append((1.0, self.judge.value_loss(self.head, states, experience)))
         return weighted_sum(terms)
 
 
@@ -252,7 +257,7 @@ class ValueTask(_RolloutTask):
         with torch.no_grad():
             context = read_requests(self.model, requests)
         experience = self.explore(requests, context, number=number, done=done)
-        value = self.judge.value_loss(self.head, context, experience)
+        value = self.judge.value_loss(self.head, self.model.request_states(context), experience)
         return weighted_sum([(1.0, value), (0.0, LossOutput(value.loss, experience.parts))])
 
 

@@ -31,7 +31,7 @@ from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_searc
 from genrec.decoding.visited import VisitedNodes, score_visited
 from genrec.errors import ConfigError
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.hierarchical_trees import HierarchicalTreeScorer
+from genrec.models.path_trees import build_tree_scorer
 from genrec.models.value_head import ValueHead
 from genrec.seeding import fold_in, generator
 from genrec.semantic_ids.constraints import Constraint
@@ -238,9 +238,14 @@ def find_candidates(
     if settings.method == "value_guided":
         assert head is not None, "value_guided rollouts need a value head"
         constraint = None if hints is None else Constraint.build(trie, allow=items_below(trie, hints))
-        scorer = HierarchicalTreeScorer(model, head)
         items = value_guided_search(
-            scorer, trie, context, settings.search, num_candidates=num, seed=seed, constraint=constraint
+            build_tree_scorer(model, head),
+            trie,
+            context,
+            settings.search,
+            num_candidates=num,
+            seed=seed,
+            constraint=constraint,
         )[0].item_index
         scores = score_candidates(model, context, trie.path_nodes(items), targets)
         return Rollouts.of_items(trie, items, scores.log_probs)

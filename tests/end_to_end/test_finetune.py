@@ -194,10 +194,27 @@ def test_flat_recommenders_are_tuned_too(road: Path, tmp_path: Path, kind: str) 
     words = ["targets=last", "objective=step_preference", "rollout.method=stochastic_beam", "precision=bf16-mixed"]
     found = works(*tune_words(road, tmp_path / "run", *words, initial=tmp_path / "t"))
     assert found["last_step"] > 0
-    line = fails(
-        *tune_words(road, tmp_path / "x", "mode=value", f"embeddings={road}/e", initial=tmp_path / "t"), code=2
-    )
-    assert "only a hierarchical recommender has a value head" in line
+
+
+@pytest.mark.parametrize("kind", ["decoder_only", "encoder_decoder"])
+def test_flat_recommenders_have_values(road: Path, tmp_path: Path, kind: str) -> None:
+    """A head is trained, guides rollouts and then the search that is evaluated."""
+    sizes = FLAT if kind == "decoder_only" else ["model.width=16", "model.num_heads=2"]
+    train(road, tmp_path / "t", f"model={kind}", *sizes, "stopping.max_epochs=1")
+    value = ["mode=value", f"embeddings={road}/e", "targets=last", "stopping.max_epochs=2"]
+    found = works(*tune_words(road, tmp_path / "v", *value, initial=tmp_path / "t"))
+    assert found["value_fit"] > found["initial"]["value_fit"]
+    search = ["node_budget=24", "initial_width=4"]
+    tuned = [
+        "rollout.method=value_guided",
+        *(f"rollout.value_guided.{word}" for word in search),
+        f"embeddings={road}/e",
+    ]
+    works(*tune_words(road, tmp_path / "run", *tuned, "targets=last", initial=tmp_path / "v"))
+    words = [f"dataset={road}/d", f"recommenders.mine={tmp_path}/v/recommender", "models=[]", "cutoffs=[5]"]
+    words += ["search=value_guided", *(f"search.{word}" for word in search), "search.num_candidates=5"]
+    rows = works("evaluate", *words, f"output={tmp_path}/evaluation")["rows"]
+    assert 0 < rows[0]["metrics"]["recall@5"]["mean"] <= 1
 
 
 REFUSED = {
