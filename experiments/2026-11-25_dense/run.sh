@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The recorded trials, on validation: SASRec on Office and Beauty, hybrids on Office, own semantic IDs of two embeddings.
+# Then, on test: what validation chose.
 #   GENREC_DATA   absolute folder of the raw data sets
 #   GENREC        the command, if it is not on the PATH
 # The generative side of the hybrids is nodes_apao_msl_0 of ../2026-11-25_apao, to be trained there first.
@@ -31,6 +32,21 @@ for data in office beauty; do
     "$genrec" embed $embedding dataset=work/$data output=work/${data}_$embedding overwrite=true
     "$genrec" tokenize tokenizer=residual_kmeans tokenizer.embeddings=work/${data}_$embedding dataset=work/$data \
       output=work/ids_${data}_$embedding gates.max_collision_rate=0.9 overwrite=true
-    "$genrec" train own_$data.yaml dataset=work/$data semantic_ids=work/ids_${data}_$embedding run=work/own_${data}_$embedding
+    "$genrec" train own_$data.yaml dataset=work/$data semantic_ids=work/ids_${data}_$embedding run=work/own_${data}_${embedding}_0 \
+      accelerator=cpu
   done
 done
+
+for seed in 1 2; do
+  "$genrec" train own_office.yaml dataset=work/office semantic_ids=work/ids_office_text_and_signals seed=$seed accelerator=cpu \
+    run=work/own_office_text_and_signals_$seed
+done
+"$genrec" train sasrec_office dataset=work/office run=work/sasrec_office_0 stopping.max_cases=null accelerator=cpu
+
+rows=(recommenders.minilm_0=work/own_office_minilm_and_signals_0/recommender recommenders.sasrec_0=work/sasrec_office_0/recommender)
+for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_signals_$seed/recommender"); done
+"$genrec" evaluate office dataset=work/office models=[item_knn] reference=item_knn "${rows[@]}" output=work/test_office \
+  overwrite=true --json > results/test_office.json
+"$genrec" evaluate beauty dataset=work/beauty models=[item_knn] reference=item_knn output=work/test_beauty overwrite=true \
+  recommenders.own_0=work/own_beauty_text_and_signals_0/recommender \
+  recommenders.minilm_0=work/own_beauty_minilm_and_signals_0/recommender --json > results/test_beauty.json
