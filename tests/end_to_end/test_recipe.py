@@ -56,6 +56,7 @@ def test_a_run_that_was_cut_off_goes_on(made: tuple[Path, dict[str, object]], tm
     assert found["evaluate"]["rows"] == made[1]["evaluate"]["rows"]
 
 
+@pytest.mark.slow
 def test_training_that_starts_from_a_recommender_runs_again_with_another_one(tmp_path: Path) -> None:
     works(*recipe(tmp_path / "earlier"))
     initial = tmp_path / "earlier" / "train" / "recommender"

@@ -147,6 +147,7 @@ def test_a_memory_goes_through_training_search_and_files(
     assert rows["plain"]["recall@10"]["mean"] < rows["memory"]["recall@10"]["mean"]
 
 
+@pytest.mark.slow  # the loop's own tests break it off in one process
 def test_killed_training_goes_on_bit_equal(road: Path, with_memory: Path, tmp_path: Path) -> None:
     """With a memory, sampled negatives and weights that are carried on; without, see test_warm_start (slow)."""
     words = [sys.executable, "-m", "genrec", *train_words(road, tmp_path / "run", *MEMORY)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec.data.augment import Augmentation, augment
@@ -32,6 +32,7 @@ def windows(batch: Batch) -> list[tuple[list[int], list[bool]]]:
     return found
 
 
+@settings(max_examples=30)
 @given(
     drop=st.floats(0, 0.9), crop=st.floats(0, 1), share=st.floats(0, 1), pairs=st.booleans(), seed=st.integers(0, 99)
 )

@@ -297,7 +297,7 @@ OBJECTIVES = {
 }
 
 
-QUICK = (("group", "vocabulary"), ("preference", "trie"))
+QUICK = (("group", "vocabulary"),)
 CASES = [
     pytest.param(name, kind, marks=() if (name, kind) in QUICK else pytest.mark.slow)
     for name in OBJECTIVES
