@@ -1,6 +1,6 @@
 """Prints the differences of the mean over seeds, with intervals by bootstrap over cases (the seeds are fixed).
 
-python3 pooled.py KIND [LOSS ...]: from work/evaluation_KIND_{0,1,2}/cases.parquet. R@10 and N@10 with tied targets last, no mask.
+python3 pooled.py KIND: from work/evaluation_KIND_{0,1,2}/cases.parquet. R@10 and N@10, tied targets last, no mask.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import polars as pl
 
-kind, losses = sys.argv[1], sys.argv[2:] or ["msl", "apao", "apao_msl"]
+kind, losses = sys.argv[1], ("msl", "apao", "apao_msl")
 random = np.random.default_rng(0)
 
 
@@ -30,8 +30,8 @@ def values(loss: str) -> np.ndarray:
     return np.mean(np.array(found, dtype=np.float64), axis=0)
 
 
-base = {name: values(name) for name in ("ce", "msl", *losses)}
-for better, worse in [*((loss, "ce") for loss in losses), *([("apao_msl", "msl")] if "apao_msl" in losses else [])]:
+base = {name: values(name) for name in ("ce", *losses)}
+for better, worse in [*((loss, "ce") for loss in losses), ("apao_msl", "msl")]:
     difference = base[better] - base[worse]
     picks = random.integers(0, difference.shape[1], size=(2000, difference.shape[1]))
     means = np.stack([row[picks].mean(axis=1) for row in difference])
