@@ -43,6 +43,8 @@ for seed in 1 2; do
 done
 "$genrec" train sasrec_office dataset=work/office run=work/sasrec_office_0 stopping.max_cases=null accelerator=cpu
 
+"$genrec" train sasrec_beauty dataset=work/beauty run=work/sasrec_beauty_0 stopping.max_epochs=10 accelerator=cpu
+
 rows=(recommenders.minilm_0=work/own_office_minilm_and_signals_0/recommender recommenders.sasrec_0=work/sasrec_office_0/recommender)
 for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_signals_$seed/recommender"); done
 "$genrec" evaluate office dataset=work/office models=[item_knn] reference=item_knn "${rows[@]}" output=work/test_office \
@@ -50,3 +52,5 @@ for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_si
 "$genrec" evaluate beauty dataset=work/beauty models=[item_knn] reference=item_knn output=work/test_beauty overwrite=true \
   recommenders.own_0=work/own_beauty_text_and_signals_0/recommender \
   recommenders.minilm_0=work/own_beauty_minilm_and_signals_0/recommender --json > results/test_beauty.json
+"$genrec" evaluate beauty dataset=work/beauty models=[] recommenders.sasrec_0=work/sasrec_beauty_0/recommender \
+  output=work/test_beauty_sasrec overwrite=true --json > results/test_beauty_sasrec.json

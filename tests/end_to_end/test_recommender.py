@@ -198,6 +198,7 @@ def test_unhealthy_tables_do_not_pass_the_gate(road: Path, tmp_path: Path) -> No
     assert "came without semantic IDs" in line
 
 
+@pytest.mark.slow
 def test_a_learning_rate_is_suggested_and_nothing_is_left(road: Path, tmp_path: Path) -> None:
     words = ["find-lr", *train_words(road, tmp_path / "run")[1:]]
     found = works(*words)

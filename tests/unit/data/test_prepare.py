@@ -68,7 +68,7 @@ LINE = [Row("u", item, 1000 * n) for n, item in enumerate("abcde")]
 # --- against the oracle ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=raw_rows(),
     cores=st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -104,7 +104,7 @@ def test_prepare_equals_plain_loops(rows, cores, min_rating, duplicates, by, tie
         assert events(prepare(raw(rows), **arguments)) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60),
     min_user=st.integers(0, 4),

@@ -26,7 +26,7 @@ def lists(found) -> list[list[tuple[int, float]]]:
     return [[pair for pair in zip(*row, strict=True) if pair[0] >= 0] for row in rows]
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(code_tables(), kinds, normalisations, st.integers(0, 99), st.integers(1, 8), st.data())
 def test_the_same_search_with_dicts(
     table: CodeTable, kind: str, normalisation: str, seed: int, width: int, data: st.DataObject
