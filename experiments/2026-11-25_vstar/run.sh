@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Policy optimisation of the hierarchical recommender on Office: GRPO, Sibling-GRPO, V-STAR, with and without anchor and hints.
-#   ./run.sh train | finetune | evaluate | tables
+#   ./run.sh train | finetune | evaluate
 #   GENREC_DATA   absolute folder of the raw data sets
 #   GENREC        the command, if it is not on the PATH
 set -euo pipefail
@@ -26,6 +26,7 @@ tune() { # name seed configuration key=value ...
   rm -rf work/$1_$2
   "$genrec" finetune $3 dataset=work/office embeddings=work/vectors run=work/$1_$2 seed=$2 accelerator=cpu \
     stopping.max_cases=null stopping.patience=null "${@:4}" --json > work/$1_$2.json
+  cp work/$1_$2/metrics.jsonl results/$1_$2_metrics.jsonl
   mv work/$1_$2.json results/$1_$2.json
 }
 
