@@ -19,10 +19,10 @@ def search_tables(facts: dict[str, Any], *, history_length: int) -> tuple[Table,
     """The history and the target, the beams of each level or the tree, the list."""
     events, target = facts["history"], facts["target"]
     rows = [
-        (cell(each["age"]), cell(each["time"]), each["item_id"], cell(each["title"]), dashes(each["semantic_id"]))
+        (cell(each["age"]), cell(each["time"]), each["item_id"], cell(each["title"]), _dashes(each["semantic_id"]))
         for each in events[-MAX_EVENTS:]
     ]
-    rows.append(("target", "", target["item_id"], cell(target["title"]), dashes(target["semantic_id"])))
+    rows.append(("target", "", target["item_id"], cell(target["title"]), _dashes(target["semantic_id"])))
     title = f"user {facts['user_id']}: {len(events)} events before the {facts['split']} target"
     title += f", the last {history_length} are read" if len(events) > history_length else ""
     left = ("item_id", "title", "semantic_id")
@@ -40,15 +40,15 @@ def _level_table(level: dict[str, Any], facts: dict[str, Any]) -> Table:
     rows = tuple(
         (
             _marked(line["place"], line["is_target"], "last kept" if line == rival else ""),
-            dashes(line["prefix"]),
-            number(line["log_prob"]),
+            _dashes(line["prefix"]),
+            _number(line["log_prob"]),
             f"{line['num_items']:,}",
-            short(line["example"]["title"] or line["example"]["item_id"]),
+            _short(line["example"]["title"] or line["example"]["item_id"]),
         )
         for line in lines
     )
     title = f"level {level['level']} of {len(facts['levels'])}: {level['num_beams']:,} beams"
-    title += f" of {level['num_prefixes']:,} prefixes, down to log-probability {number(level['last_log_prob'])}"
+    title += f" of {level['num_prefixes']:,} prefixes, down to log-probability {_number(level['last_log_prob'])}"
     columns = ("place", "prefix", "log_prob", "items", "example")
     return Table(title, columns, rows, left=("place", "prefix", "example"), caption=_level_caption(level, facts))
 
@@ -56,15 +56,15 @@ def _level_table(level: dict[str, Any], facts: dict[str, Any]) -> Table:
 def _level_caption(level: dict[str, Any], facts: dict[str, Any]) -> str:
     target, rival, lost_at = level["target"], level["rival"], facts["target"]["lost_at_level"]
     exact = "" if target["exact_place"] is None else f"; place {target['exact_place']:,} by exact scoring"
-    name = f"the target's prefix {dashes(target['prefix'])}"
+    name = f"the target's prefix {_dashes(target['prefix'])}"
     if lost_at is None or level["level"] < lost_at:
         return f"{name} is kept at place {target['place']}{exact}"
     if level["level"] > lost_at:
         return f"{name} was lost at level {lost_at}{exact}"
     if rival is None:
         return f"{name} is not followed: nothing below it may be recommended, or it is impossible"
-    scores = f"{number(target['log_prob'])} against {number(rival['log_prob'])}"
-    return f"{name} is lost here, {scores} of {dashes(rival['prefix'])}, the last that was kept{exact}"
+    scores = f"{_number(target['log_prob'])} against {_number(rival['log_prob'])}"
+    return f"{name} is lost here, {scores} of {_dashes(rival['prefix'])}, the last that was kept{exact}"
 
 
 def _list_table(facts: dict[str, Any]) -> Table:
@@ -76,8 +76,8 @@ def _list_table(facts: dict[str, Any]) -> Table:
             _marked(line["place"], line["is_target"]),
             line["item_id"],
             cell(line["title"]),
-            dashes(line["semantic_id"]),
-            number(line["score"]),
+            _dashes(line["semantic_id"]),
+            _number(line["score"]),
         )
         for line in lines
     )
@@ -114,16 +114,13 @@ def _marked(place: int | None, is_target: bool, mark: str = "") -> str:
     return " <- ".join(("lost" if place is None else str(place), *marks))
 
 
-def dashes(codes: list[int]) -> str:
-    """A prefix."""
+def _dashes(codes: list[int]) -> str:
     return "-".join(map(str, codes))
 
 
-def short(text: str) -> str:
-    """A title that is an example only."""
+def _short(text: str) -> str:
     return text if len(text) <= MAX_EXAMPLE else text[: MAX_EXAMPLE - 3] + "..."
 
 
-def number(value: float | None) -> str:
-    """A log-probability; None is that of probability zero."""
+def _number(value: float | None) -> str:
     return "-inf" if value is None else f"{value:.4f}"
