@@ -154,11 +154,15 @@ class ValueSection:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneStopping:
-    """How long to train; the best weights on validation are kept, those of the start among them."""
+    """How long to train, and which weights are kept."""
 
     max_epochs: int = key("passes over the requests", 1, minimum=1)
     validate_every: int | None = key("steps between validations and checkpoints; null: an epoch", None, minimum=1)
     patience: int | None = key("validations without improvement before stopping; null: never", 6, minimum=1)
+    keep: Literal["best", "last"] = key(
+        "weights that are kept: the best on validation, those of the start among them, or the last (never early)",
+        "best",
+    )
     metric: Literal["recall", "ndcg"] = key("what is maximised on validation", "recall")
     cutoff: int = key("its k", 10, minimum=1)
     beam_width: int = key("beams of the validating search, whose lists are as long", 50, minimum=1)

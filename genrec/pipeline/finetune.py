@@ -115,6 +115,7 @@ def _fit_options(config: FinetuneConfig, metric: str) -> FitOptions:
         validate_first=True,
         average=config.optimizer.average,
         shown=("value",) if config.mode == "value" else ("reward", "kl"),
+        keep=config.stopping.keep,
     )
 
 

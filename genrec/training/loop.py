@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -60,6 +60,8 @@ class FitOptions:
         average: decay of a moving average of the weights, which is validated and kept in their place; None: none.
         dropout: the share of the dropout rates that a step uses, of the share of the steps that are done.
         shown: what a step returns whose mean since the last validation belongs beside the progress.
+        keep: the weights that are loaded in the end: the best, or those of the last validation whatever it says. The
+            latter are not chosen on validation, and are what to compare with weights that were not either.
     """
 
     max_epochs: int
@@ -74,6 +76,7 @@ class FitOptions:
     average: float | None = None
     dropout: Callable[[float], float] | None = None
     shown: tuple[str, ...] = ()
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass
@@ -336,7 +339,7 @@ class _Stretch(Callback):
 
     def _keep_best(self, pl_module: pl.LightningModule, metric: float) -> None:
         state = self.state
-        is_best = metric > state.best_metric
+        is_best = metric > state.best_metric or self.options.keep == "last"
         state.num_waited = 0 if is_best else state.num_waited + 1
         if is_best:
             state.best_metric, state.best_step = metric, state.step

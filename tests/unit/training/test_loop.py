@@ -59,7 +59,9 @@ class Task(pl.LightningModule):
 IN_VALIDATION, BEFORE_THE_CHECKPOINT = -2, -3
 
 
-def run(folder: Path, die: Callable[[], None], *, kill: int, patience: int, resume: bool, first: bool) -> None:
+def run(
+    folder: Path, die: Callable[[], None], *, kill: int, patience: int, resume: bool, first: bool, keep: str = "best"
+) -> None:
     """Four epochs of six steps, validated every five; `kill` is a step, or one of the places above."""
     random = np.random.default_rng(0)
     rows = [[(start + step) % 20 for step in range(int(random.integers(3, 9)))] for start in range(40)]
@@ -81,6 +83,7 @@ def run(folder: Path, die: Callable[[], None], *, kill: int, patience: int, resu
         accelerator="cpu",
         validate_first=first,
         average=0.9,  # without one: test_recommender.py
+        keep="last" if keep == "last" else "best",
     )
     with RunDirectory.open(folder, command="train", config_text="a: 1\n", resume=resume) as directory:
         if kill == BEFORE_THE_CHECKPOINT and not resume:
@@ -185,6 +188,14 @@ def test_the_best_weights_are_loaded_and_training_stops_early(tmp_path: Path) ->
     train(folder, patience=2, resume=True)
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert all(torch.equal(value, weights(folder)[name]) for name, value in best["model"].items())
+
+
+def test_the_last_weights_may_be_kept_and_nothing_stops_early(tmp_path: Path, whole: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, lambda: None, kill=-1, patience=2, resume=False, first=True, keep="last")
+    assert [line["step"] for line in records(folder)] == [0, 5, 10, 15, 20, 24]
+    # Validation of `whole` prefers its last step, so its weights are those of the same steps.
+    assert all(torch.equal(value, weights(folder)[name]) for name, value in weights(whole).items())
 
 
 @pytest.mark.parametrize("size", [2, 3, 9])
