@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Policy optimisation of the hierarchical recommender on Office: GRPO, Sibling-GRPO, V-STAR, with and without anchor and hints.
-#   ./run.sh train | finetune | evaluate
+#   ./run.sh train | finetune | beauty | evaluate | curve
 #   GENREC_DATA   absolute folder of the raw data sets
 #   GENREC        the command, if it is not on the PATH
 set -euo pipefail
@@ -19,51 +19,79 @@ if [ "$stage" = train ]; then # the supervised recommenders, of three seeds
     "$genrec" train ../2026-11-25_dense/own_office.yaml dataset=work/office semantic_ids=work/ids run=work/supervised_$seed \
       seed=$seed accelerator=cpu
   done
+  "$genrec" prepare beauty raw_dir="$GENREC_DATA/amazon2014_beauty" output=work/beauty overwrite=true
+  "$genrec" embed text_and_signals dataset=work/beauty output=work/beauty_vectors overwrite=true
+  "$genrec" tokenize tokenizer=residual_kmeans tokenizer.embeddings=work/beauty_vectors dataset=work/beauty output=work/beauty_ids \
+    gates.max_collision_rate=0.9 overwrite=true
+  "$genrec" train ../2026-11-25_dense/own_beauty.yaml dataset=work/beauty semantic_ids=work/beauty_ids run=work/beauty_supervised_0 \
+    accelerator=cpu
 fi
 
-tune() { # name seed configuration key=value ...
-  [ -f results/$1_$2.json ] && return
-  rm -rf work/$1_$2
-  "$genrec" finetune $3 dataset=work/office embeddings=work/vectors run=work/$1_$2 seed=$2 accelerator=cpu \
-    stopping.max_cases=null stopping.patience=null "${@:4}" --json > work/$1_$2.json
-  cp work/$1_$2/metrics.jsonl results/$1_$2_metrics.jsonl
-  mv work/$1_$2.json results/$1_$2.json
+tune() { # name seed data configuration key=value ...
+  local name=$1_$2
+  [ "$3" = office ] || name=$3_$name
+  [ -f results/$name.json ] && return
+  rm -rf work/$name
+  "$genrec" finetune $4 dataset=work/$3 embeddings=work/${vectors:-vectors} run=work/$name seed=$2 accelerator=cpu \
+    stopping.patience=null "${@:5}" --json > work/$name.json
+  cp work/$name/metrics.jsonl results/${name}_metrics.jsonl
+  mv work/$name.json results/$name.json
 }
 
+# One reward and one rate for all. The rate was chosen on validation, seed 0, from 2e-5 and 1e-4. The weights after the last step are
+# kept, whatever validation says of them: the supervised ones are the best of many on the same cases.
+common="optimizer.learning_rate=${RATE:-2e-5} rewards.rank_discounted=0 rewards.prefix_depth=0.5 stopping.keep=last interpolation=[]"
+
 if [ "$stage" = finetune ]; then
-  # One reward and one rate for all. The rate was chosen on validation, seed 0, from 2e-5 and 1e-4.
-  common="optimizer.learning_rate=${RATE:-1e-4} rewards.rank_discounted=0 rewards.prefix_depth=0.5"
   for seed in 0 1 2; do
     from=work/supervised_$seed/recommender
-    tune value $seed vstar mode=value rollout.method=beam hints.share=0 stopping.max_epochs=4 initial=$from
     valued=work/value_$seed/recommender
-    tune grpo $seed grpo initial=$from $common
-    tune sibling $seed sibling_grpo initial=$from $common
-    tune vstar $seed vstar initial=$valued $common hints.share=0
-    tune sibling_free $seed sibling_grpo initial=$from $common anchor=0
-    tune sibling_hints $seed sibling_grpo initial=$from $common hints.share=0.5 hints.max_length=1
-    tune vstar_free $seed vstar initial=$valued $common hints.share=0 anchor=0
-    tune vstar_hints $seed vstar initial=$valued $common hints.share=0.5
+    all="stopping.max_cases=null stopping.max_epochs=4"
+    tune value $seed office vstar mode=value rollout.method=beam hints.share=0 $all initial=$from
+    tune grpo $seed office grpo initial=$from $common $all
+    tune sibling $seed office sibling_grpo initial=$from $common $all hints.share=0
+    tune vstar $seed office vstar initial=$valued $common $all hints.share=0
+    tune sibling_free $seed office sibling_grpo initial=$from $common $all anchor=0 hints.share=0
+    tune sibling_hints $seed office sibling_grpo initial=$from $common $all hints.share=0.5 hints.max_length=1
+    tune vstar_free $seed office vstar initial=$valued $common $all hints.share=0 anchor=0
+    tune vstar_hints $seed office vstar initial=$valued $common $all hints.share=0.5 hints.max_length=1
   done
 fi
 
-if [ "$stage" = evaluate ]; then # on test: the weights after the last step, and those that validation chose
+if [ "$stage" = beauty ]; then # one seed, half the passes
+  vectors=beauty_vectors from=work/beauty_supervised_0/recommender all=stopping.max_epochs=2
+  tune value 0 beauty vstar mode=value rollout.method=beam hints.share=0 $all initial=$from
+  tune grpo 0 beauty grpo initial=$from $common $all
+  tune sibling 0 beauty sibling_grpo initial=$from $common $all hints.share=0
+  tune vstar 0 beauty vstar initial=work/beauty_value_0/recommender $common $all hints.share=0
+fi
+
+if [ "$stage" = evaluate ]; then # on test: the weights after the last step
   for seed in 0 1 2; do
     rows=("recommenders.supervised=work/supervised_$seed/recommender")
     for name in grpo sibling vstar sibling_free sibling_hints vstar_free vstar_hints; do
-      [ -f results/${name}_$seed.json ] && rows+=("recommenders.$name=work/${name}_$seed/recommender")
+      rows+=("recommenders.$name=work/${name}_$seed/recommender")
     done
     "$genrec" evaluate dataset=work/office models=[] "${rows[@]}" reference=supervised output=work/evaluation_$seed overwrite=true \
       search.beam_width=50 cutoffs=[1,3,5,10,50] --json > results/evaluation_$seed.json
   done
-  # Recall against forwarded prefixes: value-guided search and beam search of about the same cost.
-  for budget in 16 32 64 128; do
-    for ranking in log_prob value; do
-      "$genrec" evaluate dataset=work/office models=[] recommenders.vstar=work/value_0/recommender output=work/curve overwrite=true \
-        cutoffs=[1,5,10] search.name=value_guided search.node_budget=$budget search.rank_by=$ranking \
-        search.num_candidates=10 --json > results/curve_ved_${ranking}_$budget.json || true
+  rows=("recommenders.supervised=work/beauty_supervised_0/recommender")
+  for name in grpo sibling vstar; do rows+=("recommenders.$name=work/beauty_${name}_0/recommender"); done
+  "$genrec" evaluate dataset=work/beauty models=[] "${rows[@]}" reference=supervised output=work/evaluation_beauty overwrite=true \
+    search.beam_width=50 cutoffs=[1,3,5,10,50] --json > results/evaluation_beauty.json
+fi
+
+# Recall against prefixes read, of the supervised weights and the value head trained on them: value-guided search by its three rankings,
+# and beams, which read width x 3 prefixes after the first level. Nothing is chosen from it.
+if [ "$stage" = curve ]; then
+  curve() { # name key=value ...
+    "$genrec" evaluate dataset=work/office models=[] recommenders.model=work/value_0/recommender output=work/curve overwrite=true \
+      cutoffs=[1,5,10] search.num_candidates=10 "${@:2}" --json > results/curve_$1.json
+  }
+  for budget in 30 48 96 150 300; do
+    curve beam_$budget search.beam_width=$((budget / 3))
+    for ranking in log_prob value mixture; do
+      curve ${ranking}_$budget search.name=value_guided search.node_budget=$budget search.rank_by=$ranking
     done
-    "$genrec" evaluate dataset=work/office models=[] recommenders.vstar=work/value_0/recommender output=work/curve overwrite=true \
-      cutoffs=[1,5,10] search.beam_width=$((budget / 3)) search.num_candidates=10 --json > results/curve_beam_$budget.json || true
   done
 fi

@@ -98,6 +98,15 @@ class PotentialAdvantage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProgressAdvantage:
+    """SPA: the reward shared out among the codes, by how much of the rewards' variance each one decides."""
+
+    name: Literal["progress"] = "progress"
+    is_centred: bool = key("share out the group's advantage in place of the reward, which has no baseline", True)
+    std_floor: float = _std_floor()
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyGradient:
     """Clipped policy gradient."""
 
@@ -184,9 +193,9 @@ class FinetuneConfig:
     rollout: RolloutSection = key("where candidates come from", RolloutSection)
     hints: HintSection = key("prefixes of the target", HintSection)
     rewards: RewardSection = key("what candidates are worth", RewardSection)
-    advantage: GroupAdvantage | SiblingAdvantage | ForkAdvantage | TreeTdAdvantage | PotentialAdvantage = key(
-        "what makes a code better than its alternatives", GroupAdvantage
-    )
+    advantage: (
+        GroupAdvantage | SiblingAdvantage | ForkAdvantage | TreeTdAdvantage | PotentialAdvantage | ProgressAdvantage
+    ) = key("what makes a code better than its alternatives", GroupAdvantage)
     objective: PolicyGradient | StepPreference = key("how the policy learns from it", PolicyGradient)
     kl: KlSection = key("nearness to a reference", KlSection)
     anchor: float = key("weight of the cross-entropy of the target", 0.1, minimum=0)

@@ -256,6 +256,33 @@ def progress_advantages(
     return tree.spread(own.unsqueeze(1) * progress[tree.rows].double().diff(dim=1)).to(rewards.dtype)
 
 
+def explained_progress(rewards: Float[Tensor, " R"], tree: CandidateTree) -> Float[Tensor, "R L1"]:
+    """g for `progress_advantages`: the share of the rewards' variance within requests that the first l codes explain.
+
+    Ours, in place of the network that SPA trains to tell how far a prefix has come. With Vhat(s) the mean reward of the
+    candidates below s, g_l = sum (Vhat(s_l) - mean)^2 / sum (Vhat(s_L) - mean)^2 over the candidates of all requests.
+    By the law of total variance it never falls. One g for all: what the first code decides is decided there for
+    everybody. Without any contrast every code has the same share.
+
+    Args:
+        rewards: of each candidate; those of padding do not matter.
+        tree: of the candidates.
+
+    >>> tree = build_candidate_tree(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]), torch.zeros(4, dtype=torch.int64))
+    >>> explained_progress(torch.tensor([3.0, 1.0, 0.0, 0.0]), tree)[0].tolist()
+    [0.0, 0.6666666865348816, 1.0]
+    """
+    own = rewards[tree.rows].double()
+    columns = tree.groups.unbind(dim=1)
+    values = torch.stack([_means(own, column)[column] for column in columns], dim=1)
+    explained = (values - values[:, :1]).square().sum(dim=0)
+    num_levels = len(columns) - 1
+    even = torch.linspace(0, 1, num_levels + 1, dtype=torch.float64, device=rewards.device)
+    has_contrast = bool(len(own)) and bool((own - values[:, 0]).abs().max() > EQUAL)
+    progress = explained / explained[-1] if has_contrast and explained[-1] > 0 else even
+    return progress.to(rewards.dtype).expand(tree.num_candidates, -1)
+
+
 ADVANTAGES: dict[str, Callable[..., Tensor]] = {
     "group": group_advantages,
     "sibling": sibling_advantages,

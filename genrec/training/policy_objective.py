@@ -24,6 +24,7 @@ from genrec.losses.advantages import (
     ADVANTAGES,
     CandidateTree,
     build_candidate_tree,
+    explained_progress,
     sibling_advantages,
     sibling_pairs,
     signal_parts,
@@ -64,7 +65,7 @@ class PolicyObjective:
     """The loss of a batch of requests with their candidates; see the module.
 
     Attributes:
-        advantage: of J_group, one of `ADVANTAGES` but progress, for which there is no estimate of progress.
+        advantage: of J_group, one of `ADVANTAGES`.
         advantage_options: its arguments.
         sibling_weight: alpha; 0: without J_sibling.
         clipping: of both.
@@ -91,9 +92,8 @@ class PolicyObjective:
     prefix_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        known = [name for name in ADVANTAGES if name != "progress"]
-        if self.advantage not in known:
-            raise ConfigError("unknown advantage", expected=", ".join(known), found=repr(self.advantage))
+        if self.advantage not in ADVANTAGES:
+            raise ConfigError("unknown advantage", expected=", ".join(ADVANTAGES), found=repr(self.advantage))
         if self.kl not in KL_ESTIMATORS:
             raise ConfigError("unknown estimator", expected=" or ".join(KL_ESTIMATORS), found=repr(self.kl))
 
@@ -185,6 +185,8 @@ class PolicyObjective:
             of_targets = scores.targets.detach().repeat_interleave(num, dim=0)
             paths = trie.path_nodes(experience.targets).repeat_interleave(num, dim=0)
             options["potentials"] = target_potentials(of_targets, experience.found.nodes.flatten(0, 1), paths)
+        if self.advantage == "progress":
+            options["progress"] = explained_progress(rewards, tree)
         return ADVANTAGES[self.advantage](rewards, tree, **options)
 
 

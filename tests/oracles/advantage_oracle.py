@@ -47,6 +47,21 @@ def children(candidates: Candidates, request: int, prefix: Prefix) -> dict[int, 
     return {code: mean(below(candidates, request, (*prefix, code))) for code in sorted(codes)}
 
 
+def explained(candidates: Candidates, num_levels: int) -> list[float]:
+    """Share of the variance within requests of the rewards that prefixes of 0 to L codes explain."""
+    valid = [c for c in candidates if c]
+    totals = [
+        sum(
+            (mean(below(candidates, c.request, c.codes[:depth])) - mean(below(candidates, c.request, ()))) ** 2
+            for c in valid
+        )
+        for depth in range(num_levels + 1)
+    ]
+    if totals[-1] == 0:
+        return [depth / num_levels for depth in range(num_levels + 1)]
+    return [float(total / totals[-1]) for total in totals]
+
+
 def group(candidates: Candidates, num_levels: int, floor: float, eps: float) -> Table:
     table = []
     for c in candidates:

@@ -14,6 +14,7 @@ from genrec.losses.advantages import (
     ADVANTAGES,
     CandidateTree,
     build_candidate_tree,
+    explained_progress,
     find_siblings,
     fork_advantages,
     group_advantages,
@@ -93,6 +94,19 @@ def test_shaped_advantages_are_those_of_a_loop(
     torch.testing.assert_close(given_out, torch.where(is_valid, rewards, 0.0))
     centred = progress_advantages(rewards, tree, progress, is_centred=True, eps=0.0)
     torch.testing.assert_close(centred.sum(dim=1), group[:, 0])
+
+
+@settings(max_examples=40)
+@given(batches())
+def test_progress_is_the_share_of_the_variance_that_a_prefix_explains(
+    batch: tuple[list[Candidate | None], int],
+) -> None:
+    candidates, num_levels = batch
+    found = explained_progress(*tensors(*batch))
+    check_table(found, [oracle.explained(candidates, num_levels)] * len(candidates))
+    assert (found[:, 0] == 0).all()
+    assert (found[:, -1] == 1).all()
+    assert (found.diff(dim=1) >= -1e-12).all()
 
 
 @settings(max_examples=25)

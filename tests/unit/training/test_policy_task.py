@@ -290,6 +290,7 @@ OBJECTIVES = {
     "fork": PolicyObjective("fork", {"group_share": 0.3, "std_floor": 0.1}),
     "tree_td": PolicyObjective("tree_td"),
     "potential": PolicyObjective("potential", {"kappa": 0.5}),
+    "progress": PolicyObjective("progress", {"is_centred": True}),
     "preference": PolicyObjective(preference=Preference(beta=1.0)),
     "sampled": PolicyObjective(kl_weight=0.1, kl="sampled"),
     "prefixes": PolicyObjective(prefixes_over=0.5),
