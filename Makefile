@@ -37,8 +37,8 @@ layers: $(VENV)/installed-dev
 pytest: $(VENV)/installed-dev  ## the default test suite (minutes: under 3 on two cores)
 	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=2 $(BIN)/python -m pytest -n 2
 
-slow: $(VENV)/installed-dev  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow
+slow: $(VENV)/installed-dev  ## the tests marked slow, and the random ones with all their examples
+	GENREC_EXAMPLES=all $(BIN)/python -m pytest -m "slow or hypothesis"
 
 format: $(VENV)/installed-dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.baselines.base import Baseline, Ranker, recommend
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.baselines.markov import LastItemMarkov
@@ -60,7 +61,7 @@ class TestBaseline:
         assert model.fit(Ragged.from_lists([[0, 1]]), num_items=2, timestamps=clock) is model
         assert model.name in {"popularity", "recent_popularity", "markov", "item_knn"}
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(histories_of_users, batches)
     def test_scores_are_finite_numbers_of_the_right_shape(self, factory, train, batch):
         scores = fitted(factory, train).scores(Ragged.from_lists(batch))
@@ -69,20 +70,20 @@ class TestBaseline:
         assert all(np.isfinite(list(row.values())).all() for row in known_scores_of(scores, len(batch)))
         assert isinstance(entries, np.ndarray | sp.csr_matrix)
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(histories_of_users, batches)
     def test_a_second_fit_scores_the_same(self, factory, train, batch):
         rows = Ragged.from_lists(batch)
         assert known_scores(fitted(factory, train), rows) == known_scores(fitted(factory, train), rows)
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(histories_of_users, batches)
     def test_users_do_not_influence_each_other(self, factory, train, batch):
         model = fitted(factory, train)
         apart = [known_scores(model, Ragged.from_lists([history]))[0] for history in batch]
         assert known_scores(model, Ragged.from_lists(batch)) == apart
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(histories_of_users, batches, item_lists)
     def test_what_comes_after_a_history_does_not_matter(self, factory, train, batch, future):
         """Neither in training nor in a request: rows are views, and the events behind their end belong to others."""
@@ -96,7 +97,7 @@ class TestBaseline:
         again = factory().fit(train_cut, num_items=NUM_ITEMS, timestamps=clock)
         assert known_scores(again, cut) == known_scores(model, cut)
 
-    @settings(max_examples=40)
+    @settings(max_examples=examples(40))
     @given(histories_of_users, batches, st.integers(1, NUM_ITEMS), st.booleans())
     def test_lists_are_the_sorted_scores(self, factory, train, batch, k, exclude_seen):
         model, rows = fitted(factory, train), Ragged.from_lists(batch)
@@ -109,7 +110,7 @@ class TestBaseline:
             assert items[at].tolist() == [item for item, _ in expected] + [-1] * padding
             assert scores[at].tolist() == [score for _, score in expected] + [-np.inf] * padding
 
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(histories_of_users, st.integers(0, NUM_ITEMS - 1))
     def test_an_empty_history_is_ranked_by_popularity_in_an_evaluation(self, factory, train, target):
         counts = np.bincount([item for history in train for item in history], minlength=NUM_ITEMS)

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.exhaustive import exhaustive_search, score_items
 from genrec.decoding.scorer import Candidates, TableScorer
@@ -92,7 +93,7 @@ def draw_constraint(data: st.DataObject, trie: SemanticIdTrie, batch: int) -> tu
 
 @pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
 class TestDecoder:
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(tables, kinds, normalisations, seeds, st.data())
     def test_lists_hold_admissible_items_once_with_true_log_probs(self, decode, table, kind, normalisation, seed, data):
         trie, scorer = planted(table, kind, seed, normalisation)
@@ -113,7 +114,7 @@ class TestDecoder:
             assert pairs == sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
         assert torch.equal(found.log_prob, score_items(scorer, trie, context, found.item_index))
 
-    @settings(max_examples=25)
+    @settings(max_examples=examples(25))
     @given(tables, kinds, seeds, st.data())
     def test_requests_do_not_influence_each_other(self, decode, table, kind, seed, data):
         trie, scorer = planted(table, kind, seed)
@@ -126,7 +127,7 @@ class TestDecoder:
             assert torch.equal(part.item_index[0], whole.item_index[request])
             assert torch.equal(part.log_prob[0], whole.log_prob[request])
 
-    @settings(max_examples=12)
+    @settings(max_examples=examples(12))
     @given(tables, kinds, seeds)
     def test_twice_the_same_under_inference_mode_and_without(self, decode, table, kind, seed):
         trie, scorer = planted(table, kind, seed)
@@ -139,7 +140,7 @@ class TestDecoder:
         assert torch.equal(first.item_index, second.item_index)
         assert torch.equal(first.log_prob, second.log_prob)
 
-    @settings(max_examples=12)
+    @settings(max_examples=examples(12))
     @given(tables, seeds)
     def test_nothing_admissible_gives_nothing(self, decode, table, seed):
         trie, scorer = planted(table, "normal", seed)
@@ -150,7 +151,7 @@ class TestDecoder:
             assert found.item_index.tolist() == [[-1, -1]] * 2
             assert found.log_prob.tolist() == [[-np.inf] * 2] * 2
 
-    @settings(max_examples=12)
+    @settings(max_examples=examples(12))
     @given(tables, seeds)
     def test_the_only_admissible_item_is_found(self, decode, table, seed):
         """No beam is spent on a dead subtree, so it is found however unlikely it is."""
@@ -179,7 +180,7 @@ class TestDecoder:
 
 @pytest.mark.parametrize("decode", EXACT.values(), ids=EXACT)
 class TestExactDecoder:
-    @settings(max_examples=30)
+    @settings(max_examples=examples(30))
     @given(tables, kinds, normalisations, seeds, st.integers(1, COVERING), st.data())
     def test_it_finds_what_brute_force_finds(self, decode, table, kind, normalisation, seed, k, data):
         trie, scorer = planted(table, kind, seed, normalisation)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from examples import examples
 from genrec.errors import ConfigError, DataError
 from genrec.quantization.faiss_residual import FaissResidualQuantizer
 from genrec.quantization.product import ProductQuantizer
@@ -88,7 +89,7 @@ class TestQuantiser:
         assert (decoded.shape, decoded.dtype) == (vectors.shape, np.float32)
         assert np.square(vectors - decoded).sum() < 0.6 * np.square(vectors - vectors.mean(axis=0)).sum()
 
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=examples(10), deadline=None)
     @given(seed=st.integers(0, 2**32 - 1))
     def test_state_survives_a_file(self, factory, seed):
         vectors, more = normal(100, seed), normal(200, seed + 1)

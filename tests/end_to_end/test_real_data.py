@@ -27,10 +27,12 @@ DATA = [
     ("beauty", "amazon2014_beauty", (22363, 12101, 198502), []),
 ]
 
+QUICK = ("giftcards", "all_beauty_2023", "office")
+
 
 @pytest.mark.parametrize(
     ("name", "folder", "counts", "more"),
-    [pytest.param(*row, id=row[0], marks=[pytest.mark.slow] * (row[0] == "ml_1m")) for row in DATA],
+    [pytest.param(*row, id=row[0], marks=() if row[0] in QUICK else pytest.mark.slow) for row in DATA],
 )
 def test_raw_files_to_a_table(
     name: str, folder: str, counts: tuple[int, int, int], more: list[str], data_root: Path, tmp_path: Path
@@ -60,6 +62,7 @@ def test_the_last_items_of_beauty_are_those_of_the_benchmark(data_root: Path, tm
     assert ours == benchmark
 
 
+@pytest.mark.slow
 def test_times_and_item_ids_give_the_same_order_as_the_benchmark(data_root: Path, tmp_path: Path) -> None:
     """For the users whose timestamps are all known: order=timestamp with ties=item_id is the order of the file."""
     with gzip.open(data_root / "amazon2014_beauty" / "derived_sequences.jsonl.gz", "rt") as file:

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import genrec
+from examples import examples
 from genrec.artifacts import (
     FORMAT_VERSION,
     Artifact,
@@ -224,7 +225,7 @@ def reverse_keys(value: Any) -> Any:
     return [reverse_keys(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(facts_values, files_values, st.data())
 def test_identity_is_the_content(facts: dict[str, Any], files: dict[str, bytes], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.baselines.tuning import KNN_SPACE
 from genrec.errors import ConfigError, DataError
 from genrec.tuning import CoordinateSearch, best_trial, coordinate_neighbours, luck, random_trials
@@ -60,7 +61,7 @@ def test_neighbours_differ_in_one_key_by_one_step():
         coordinate_neighbours({**best, "window": 4}, SPACE)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 500), st.integers(1, 6), st.integers(1, 24))
 def test_a_resumed_search_goes_on_exactly(seed, num_random, killed_after):
     search = CoordinateSearch(SPACE, num_trials=24, num_random=num_random, seed=seed)
@@ -69,7 +70,7 @@ def test_a_resumed_search_goes_on_exactly(seed, num_random, killed_after):
     assert run(again, bowl, whole[:killed_after]) == whole
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 500))
 def test_a_search_ends_in_a_point_no_neighbour_beats(seed):
     history = run(CoordinateSearch(SPACE, num_trials=24, num_random=2, seed=seed), bowl)
@@ -111,7 +112,7 @@ def test_bad_settings_and_scores_are_refused():
         best_trial([])
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.integers(0, 200), st.integers(1, 6), st.integers(0, 24))
 def test_failed_trials_are_left_behind_and_resumed_over(seed, num_random, killed_after):
     def cliff(params) -> float | None:

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.baselines.base import count_items, recommend
 from genrec.baselines.scores import BackoffScores
 from genrec.data.sequences import Ragged
@@ -30,7 +31,7 @@ class Table:
         return BackoffScores(sp.csr_matrix(np.where(rows > 2, rows, 0)), np.minimum(self.dense[0], 2.0))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.data(), st.sampled_from(["dense", "sparse", "backoff"]), st.booleans())
 def test_lists_equal_sorting(data, form, exclude_seen):
     size = data.draw(st.integers(1, 6))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.baselines.transitions import lag_counts
 from genrec.data.sequences import Ragged
@@ -34,7 +35,7 @@ def test_lag_counts_equal_loops(train, max_lag):
         assert matrix.nnz == len(expected)
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(rows.filter(any), rows, constants, st.integers(1, 6))
 def test_scores_are_the_formula(train, histories, settings_, history_length):
     model = DirectedItemKnn(**settings_, history_length=history_length).fit(Ragged.from_lists(train), num_items=6)

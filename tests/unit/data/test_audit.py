@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.data.audit import audit, audit_rows, gini
 from genrec.data.filters import FilterPolicy
 from genrec.data.prepare import OrderPolicy, Prepared, prepare
@@ -55,7 +56,7 @@ def share(count: int, events: list, part: str) -> float | None:
     return count / size if size else None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(prepared_events())
 def test_audit_equals_plain_loops(events):
     interactions, items = tables(events, num_items=8)
@@ -199,6 +200,7 @@ def test_a_temporal_split_has_no_leak_in_global_time():
         assert found["train_after_evaluation"] == 0
 
 
+@pytest.mark.slow
 def test_ties_of_beauty(data_root):
     with gzip.open(data_root / "amazon2014_beauty/derived_sequences.jsonl.gz", "rt") as lines:
         sequences = [json.loads(line) for line in lines]

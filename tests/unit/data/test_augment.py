@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.data.augment import Augmentation, augment
 from genrec.data.batches import Batch, BatchStream
 from genrec.data.sequences import Ragged
@@ -32,7 +33,7 @@ def windows(batch: Batch) -> list[tuple[list[int], list[bool]]]:
     return found
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     drop=st.floats(0, 0.9), crop=st.floats(0, 1), share=st.floats(0, 1), pairs=st.booleans(), seed=st.integers(0, 99)
 )

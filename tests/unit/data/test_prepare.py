@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from examples import examples
 from genrec.data.filters import FilterPolicy, find_duplicates, k_core
 from genrec.data.item_table import TextPolicy
 from genrec.data.prepare import OrderPolicy, Prepared, prepare, sort_ids
@@ -68,7 +69,7 @@ LINE = [Row("u", item, 1000 * n) for n, item in enumerate("abcde")]
 # --- against the oracle ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=raw_rows(),
     cores=st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -104,7 +105,7 @@ def test_prepare_equals_plain_loops(rows, cores, min_rating, duplicates, by, tie
         assert events(prepare(raw(rows), **arguments)) == expected
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60),
     min_user=st.integers(0, 4),
@@ -121,7 +122,7 @@ def test_k_core_is_the_fixed_point(pairs, min_user, min_item):
         assert more == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rows=raw_rows(),
     seed=st.integers(0, 2**32 - 1),
@@ -147,7 +148,7 @@ def test_shuffled_rows_give_the_same_dataset(rows, seed, duplicates, split):
         assert_frame_equal(getattr(first, name), getattr(second, name))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows=raw_rows(), split=st.sampled_from(["leave_one_out", "temporal"]))
 def test_split_invariants(rows, split):
     policy = SplitPolicy(name=split, validation_fraction=0.2, test_fraction=0.2)
@@ -469,6 +470,7 @@ def test_amazon_2018_counts(data_root, file, read, distinct, core, order):
     assert made.facts["num_test"] == made.facts["num_validation"] == core[0]
 
 
+@pytest.mark.slow
 def test_beauty_order_is_time_then_item_id(data_root):
     with gzip.open(data_root / "amazon2014_beauty/derived_sequences.jsonl.gz", "rt") as lines:
         sequences = [json.loads(line) for line in lines]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.beam_search import beam_search, search_levels
 from genrec.decoding.scorer import TableScorer
 from genrec.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ def lists(found) -> list[list[tuple[int, float]]]:
     return [[pair for pair in zip(*row, strict=True) if pair[0] >= 0] for row in rows]
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(code_tables(), kinds, normalisations, st.integers(0, 99), st.integers(1, 8), st.data())
 def test_the_same_search_with_dicts(
     table: CodeTable, kind: str, normalisation: str, seed: int, width: int, data: st.DataObject

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.diagnosis import SearchDiagnosis, diagnose_search, exact_places, judge
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue
@@ -64,7 +65,7 @@ def is_open(root: dict, prefix: Prefix, score: float, admissible: Set[int]) -> b
     return score > -np.inf and bool(admissible & set(trie_oracle.items(root, prefix)))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(code_tables(), kinds, normalisations, seeds, st.integers(1, 6), st.data())
 def test_beams_and_the_way_of_the_target_are_those_of_a_search_with_dicts(
     table: CodeTable, kind: str, normalisation: str, seed: int, width: int, data: st.DataObject
@@ -105,7 +106,7 @@ def test_beams_and_the_way_of_the_target_are_those_of_a_search_with_dicts(
     assert torch.equal(found.target_log_prob, last)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), kinds, seeds, st.integers(1, 6), st.data())
 def test_the_list_is_that_of_the_search(
     table: CodeTable, kind: str, seed: int, width: int, data: st.DataObject
@@ -126,7 +127,7 @@ def listed(found: SearchDiagnosis) -> tuple[list[list[int]], list[int]]:
     return found.candidates.item_index.tolist(), found.targets.tolist()
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), kinds, normalisations, seeds, st.data())
 def test_exact_places_are_those_of_sorting_everything(
     table: CodeTable, kind: str, normalisation: str, seed: int, data: st.DataObject
@@ -148,7 +149,7 @@ def test_exact_places_are_those_of_sorting_everything(
             assert int(exact.prefixes[request, depth - 1]) == (opened.index(own) if own in opened else -1)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), kinds, seeds, st.data())
 def test_the_sufficient_width_keeps_the_target_at_every_level(
     table: CodeTable, kind: str, seed: int, data: st.DataObject
@@ -164,7 +165,7 @@ def test_the_sufficient_width_keeps_the_target_at_every_level(
         assert width == 0 or int(found.lost_at[request]) == -1
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(code_tables(), kinds, seeds, st.integers(1, 6), st.data())
 def test_verdicts_say_what_exhaustive_search_would_have_done(
     table: CodeTable, kind: str, seed: int, width: int, data: st.DataObject

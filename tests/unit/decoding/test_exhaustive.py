@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.exhaustive import exhaustive_search, score_catalogue, score_items
 from genrec.decoding.scorer import TableScorer
 from genrec.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ def test_every_item_gets_the_sum_along_its_path(table: CodeTable, kind: str, nor
     assert found.tolist() == [[*row[::-1], -np.inf] for row in expected]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), kinds, st.integers(0, 99), st.integers(1, 20), st.data())
 def test_the_list_is_the_sorted_catalogue(table: CodeTable, kind: str, seed: int, k: int, data: st.DataObject) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)

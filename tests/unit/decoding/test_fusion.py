@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.decoding.fusion import MixedScorer, fuse_ranks, mix, prefix_values, unite
 from genrec.decoding.scorer import TableScorer
@@ -19,7 +20,7 @@ from oracles.search_oracle import random_tables
 ranked_lists = st.lists(st.integers(0, 9), unique=True, max_size=6).map(lambda row: row + [-1] * (6 - len(row)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(ranked_lists, ranked_lists, st.sampled_from([0.0, 0.5, 1.0, 3.0]), st.sampled_from([0.0, 60.0]))
 def test_fusion_of_ranks_is_a_loop(first: list[int], second: list[int], weight: float, constant: float) -> None:
     scores: dict[int, float] = {}
@@ -40,7 +41,7 @@ def test_equal_fused_scores_come_in_the_order_of_the_index() -> None:
     assert items.tolist() == [[2, 7, 3, 9]]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(ranked_lists, ranked_lists)
 def test_a_union_has_every_item_once(first: list[int], second: list[int]) -> None:
     found = unite(torch.tensor([first]), torch.tensor([second]))[0].tolist()
@@ -60,7 +61,7 @@ def catalogue(seed: int, num_items: int = 18) -> SemanticIdTrie:
     return SemanticIdTrie.build(np.random.default_rng(seed).integers(0, 3, (num_items, 3)), (3, 3, 3))
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 99), st.sampled_from(["sum", "max"]))
 def test_the_value_of_a_prefix_is_that_of_the_items_below_it(seed: int, kind: str) -> None:
     trie = catalogue(seed)
@@ -77,7 +78,7 @@ def test_the_value_of_a_prefix_is_that_of_the_items_below_it(seed: int, kind: st
             torch.testing.assert_close(value[:, node], expected, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 99), st.sampled_from(["trie", "vocabulary"]), st.sampled_from(["sum", "max"]))
 def test_the_score_of_a_whole_id_is_the_mixture(seed: int, normalisation: str, kind: str) -> None:
     trie = catalogue(seed)

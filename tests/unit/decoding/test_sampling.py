@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.exhaustive import score_paths
 from genrec.decoding.sampling import (
@@ -123,7 +124,7 @@ def test_siblings_share_a_drawn_prefix_and_differ_in_a_code_drawn_without_replac
     assert not oracle.is_unlikely(counts(found.item_index), expected)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     code_tables(),
     st.sampled_from(TABLE_KINDS),
@@ -183,7 +184,7 @@ def test_whatever_the_catalogue_candidates_are_admissible_with_true_log_probabil
             assert len(kept) == min(k, num_leaves)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(code_tables(), st.sampled_from(TABLE_KINDS), st.integers(0, 99), st.integers(1, 5))
 def test_a_larger_sample_without_replacement_only_adds(table: CodeTable, kind: str, seed: int, k: int) -> None:
     """The value of a leaf is a function of the noise alone, so a beam as wide as the catalogue is the oracle."""
@@ -213,7 +214,7 @@ def test_requests_do_not_influence_each_other(kind: str) -> None:
         assert not torch.equal(other[0], other[2])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(code_tables(unique=True), st.sampled_from(TABLE_KINDS), st.integers(0, 99), st.integers(1, 8), st.data())
 def test_beam_rollouts_are_beam_search(table: CodeTable, kind: str, seed: int, k: int, data: st.DataObject) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)

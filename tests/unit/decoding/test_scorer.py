@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.decoding.scorer import TableScorer
 from genrec.errors import ConfigError
@@ -16,7 +17,7 @@ from oracles import search_oracle, trie_oracle
 from oracles.code_tables import CodeTable, code_tables
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), st.integers(0, 99), st.sampled_from(["trie", "vocabulary"]))
 def test_log_probs_are_the_softmax_in_plain_python(table: CodeTable, seed: int, normalisation: str) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)
@@ -32,7 +33,7 @@ def test_log_probs_are_the_softmax_in_plain_python(table: CodeTable, seed: int, 
                 assert sum(np.exp(list(found[prefix].values()))) == pytest.approx(1, abs=1e-5)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), st.integers(0, 99))
 def test_trie_normalised_leaves_sum_to_one(table: CodeTable, seed: int) -> None:
     trie, root = SemanticIdTrie.build(table.codes, table.sizes), trie_oracle.build(table.rows)

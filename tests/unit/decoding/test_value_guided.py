@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.search_tree import SearchTrace
@@ -163,7 +164,7 @@ def check_ranking(
     assert candidates.log_prob[request].tolist() == own + [-np.inf] * (5 - kept)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(code_tables(), kinds, st.sampled_from(["normal", "few_values"]), normalisations, st.integers(0, 99), st.data())
 def test_the_same_tree_as_in_dictionaries(table, kind, values, normalisation, seed, data) -> None:
     check_equal_trees(table, kind, values, normalisation, seed, data)
@@ -183,7 +184,7 @@ def test_the_same_tree_as_in_dictionaries_on_many_catalogues(table, kind, values
     check_equal_trees(table, kind, values, normalisation, seed, data)
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(code_tables(), kinds, st.integers(0, 99), st.data())
 def test_trees_are_trees_within_their_budget(table, kind, seed, data) -> None:
     trie, scorer = planted(table, kind, seed)
@@ -219,7 +220,7 @@ def test_trees_are_trees_within_their_budget(table, kind, seed, data) -> None:
         assert is_spent or is_whole or kind == "impossible"
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(code_tables(max_items=30), kinds, st.integers(0, 99), st.data())
 def test_a_request_does_not_know_its_batch(table, kind, seed, data) -> None:
     trie, scorer = planted(table, kind, seed)
@@ -254,7 +255,7 @@ def test_a_request_does_not_know_its_batch(table, kind, seed, data) -> None:
             assert torch.equal(getattr(alone[1], part)[0], getattr(whole[1], part)[row, :count])
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(code_tables(max_items=30), kinds, st.integers(0, 99), st.integers(1, 2), st.integers(0, 10))
 def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(table, kind, seed, width, more) -> None:
     trie, scorer = planted(table, kind, seed)
@@ -270,7 +271,7 @@ def test_a_larger_budget_goes_on_where_a_smaller_one_stopped(table, kind, seed, 
         assert longer[: len(shorter)] == shorter
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(code_tables(max_items=40), kinds, st.integers(0, 99))
 def test_the_best_item_is_found_within_the_branchings_on_its_path(table, kind, seed) -> None:
     """V = best reward below, lambda = beta = 0, whatever the policy says, if no code is impossible."""

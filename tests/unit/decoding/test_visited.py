@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.decoding.exhaustive import score_prefixes
 from genrec.decoding.sampling import Rollouts, Sampling, sample_with_replacement
 from genrec.decoding.scorer import TableScorer
@@ -17,7 +18,7 @@ from oracles.code_tables import CodeTable, code_tables
 from oracles.search_oracle import random_tables, read_log_probs
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(code_tables(), st.integers(0, 99), st.integers(1, 5))
 def test_every_node_on_the_way_is_scored_once(table: CodeTable, seed: int, k: int) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)

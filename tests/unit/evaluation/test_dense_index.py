@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError
 from genrec.evaluation.dense_index import KINDS, DenseIndex, recall_of
 
@@ -24,7 +25,7 @@ def sorted_lists(
     return lists
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 45), st.booleans())
 def test_a_flat_index_sorts_all_admissible_items(seed: int, num_items: int, k: int, restricted: bool) -> None:
     """Vectors of few small integers: scores are exact, and a great many of them are equal."""

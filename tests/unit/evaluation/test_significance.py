@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.significance import (
     bootstrap_means,
@@ -88,7 +89,7 @@ def test_p_values_are_uniform_enough_under_the_null_and_small_under_an_effect():
     assert bootstrap_p_value(bootstrap_means(effect, num_resamples=400, seed=0)).max() < 0.01
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.3, 1.0]), min_size=1, max_size=6))
 def test_sign_flips_approach_the_exact_permutation_test(differences):
     patterns = itertools.product([-1, 1], repeat=len(differences))
@@ -250,7 +251,7 @@ def test_clustered_intervals_and_errors_cover_where_those_over_cases_do_not():
     assert np.mean(sign_flip_p_value(values, num_permutations=400) <= 0.05) > 0.2
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([-1.0, 0.0, 0.3, 1.0])), min_size=1, max_size=8))
 def test_sign_flips_by_user_approach_the_exact_test(cases):
     users, differences = np.array([user for user, _ in cases]), np.array([value for _, value in cases])

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.losses.advantages import (
     ADVANTAGES,
     CandidateTree,
@@ -56,7 +57,7 @@ def check_table(found: torch.Tensor, expected: list[list[float]]) -> None:
     assert found.flatten().tolist() == pytest.approx([value for row in expected for value in row], abs=1e-9)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(batches(), st.sampled_from(WITH_SCALES), st.sampled_from([0.0, 0.3, 1.0]))
 def test_the_same_advantages_with_dictionaries(
     batch: tuple[list[Candidate | None], int], scale: tuple[float, float], share: float
@@ -72,7 +73,7 @@ def test_the_same_advantages_with_dictionaries(
     check_table(fork_advantages(rewards, tree, group_share=share, **options), expected)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches(), st.integers(0, 99), st.sampled_from([0.2, 10.0]), st.sampled_from([0.4, 10.0]))
 def test_shaped_advantages_are_those_of_a_loop(
     batch: tuple[list[Candidate | None], int], seed: int, limit: float, ceiling: float
@@ -96,7 +97,7 @@ def test_shaped_advantages_are_those_of_a_loop(
     torch.testing.assert_close(centred.sum(dim=1), group[:, 0])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(batches())
 def test_progress_is_the_share_of_the_variance_that_a_prefix_explains(
     batch: tuple[list[Candidate | None], int],
@@ -109,7 +110,7 @@ def test_progress_is_the_share_of_the_variance_that_a_prefix_explains(
     assert (found.diff(dim=1) >= -1e-12).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches())
 def test_advantages_cancel_where_they_compare(batch: tuple[list[Candidate | None], int]) -> None:
     rewards, tree = tensors(*batch)
@@ -126,7 +127,7 @@ def test_advantages_cancel_where_they_compare(batch: tuple[list[Candidate | None
         assert (through[~siblings.is_fork[siblings.of_candidates]] == 0).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches())
 def test_fork_is_group_at_one_and_undivided_siblings_at_zero(batch: tuple[list[Candidate | None], int]) -> None:
     rewards, tree = tensors(*batch)
@@ -135,7 +136,7 @@ def test_fork_is_group_at_one_and_undivided_siblings_at_zero(batch: tuple[list[C
     check_table(found, oracle.undivided(batch[0], batch[1], 0.0, 1e-6))
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches(), st.sampled_from(PLAIN), st.randoms())
 def test_other_requests_do_not_matter(batch: tuple[list[Candidate | None], int], name: str, random) -> None:
     """A request alone, and the batch in another order, give bit by bit the same numbers."""
@@ -205,7 +206,7 @@ def test_a_floor_keeps_two_siblings_from_always_being_one_apart() -> None:
     assert sibling_advantages(rewards, tree, std_floor=0.1, eps=0.0).flatten().tolist() == pytest.approx([0.1, -0.1])
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(batches(), st.sampled_from([0.0, 0.3]))
 def test_pairs_are_the_best_sibling_and_each_worse_one(
     batch: tuple[list[Candidate | None], int], margin: float

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.losses.dense import full_softmax, generalised_bce, sampled_softmax
 
 N, P, D = 12, 5, 4
@@ -25,7 +26,7 @@ def scores_of(queries: torch.Tensor, items: torch.Tensor) -> list[list[float]]:
     return [[sum(float(a * b) for a, b in zip(q, i, strict=True)) for i in items] for q in queries]
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 50), st.sampled_from([0.0, 0.1, 1.0]))
 def test_full_softmax_is_a_loop(seed: int, smoothing: float) -> None:
     queries, items, targets = case(seed)
@@ -41,7 +42,7 @@ def test_full_softmax_is_a_loop(seed: int, smoothing: float) -> None:
     torch.testing.assert_close(output.loss, theirs)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 50), st.booleans())
 def test_sampled_softmax_is_a_loop(seed: int, correct: bool) -> None:
     queries, items, targets = case(seed)
@@ -59,7 +60,7 @@ def test_sampled_softmax_is_a_loop(seed: int, correct: bool) -> None:
     assert float(output.loss) == pytest.approx(total, rel=1e-4)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 50))
 def test_all_items_as_negatives_give_the_full_softmax_and_its_gradient(seed: int) -> None:
     queries, items, targets = case(seed)
@@ -86,7 +87,7 @@ def test_the_corrected_normaliser_is_unbiased() -> None:
     assert abs(float(sampled_softmax(queries, items, targets, negatives).loss) - full) > 1
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 50), st.sampled_from([0.0, 0.5, 1.0]))
 def test_generalised_bce_is_a_loop(seed: int, calibration: float) -> None:
     queries, items, targets = case(seed)

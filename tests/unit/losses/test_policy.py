@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError
 from genrec.losses.advantages import build_candidate_tree, group_advantages, sibling_advantages, sibling_pairs
 from genrec.losses.likelihood import LossOutput, token_cross_entropy
@@ -45,7 +46,7 @@ def of_equal_weight(is_valid: torch.Tensor = ALL) -> torch.Tensor:
     return code_weights(is_valid, torch.ones(L, dtype=torch.float64))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.integers(0, 10**6),
     st.sampled_from(WAYS),
@@ -199,7 +200,7 @@ def test_prefixes_grow_and_weigh() -> None:
     assert first.item() == pytest.approx(alone.item())
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 10**6), st.integers(1, 5), st.booleans())
 def test_exact_divergence_is_that_of_a_loop(seed: int, width: int, has_rest: bool) -> None:
     """Of nodes with 1 to `width` children and padding; with a rest, two codes more that nobody is told of."""

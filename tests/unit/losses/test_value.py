@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.losses.value import dense_rewards, level_weights, mean_embeddings, td_loss, td_targets
 from genrec.semantic_ids.trie import SemanticIdTrie
 from oracles import value_oracle as oracle
@@ -27,7 +28,7 @@ def test_weights_go_from_the_first_to_the_last() -> None:
     assert level_weights(2, (1.0, 3.0, 2.0)).tolist() == [1.0, 2.0]
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(code_tables(), st.integers(0, 999))
 def test_rewards_are_those_of_a_loop(table: CodeTable, seed: int) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)
@@ -60,7 +61,7 @@ def test_padding_has_no_reward_and_an_unknown_target_no_prefix() -> None:
     assert found.tolist() == [[0.0, 0.0], [-0.5, -1.0]]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.integers(0, 999), st.integers(1, 5), st.sampled_from([0.0, 0.9, 1.0]))
 def test_td_errors_are_those_of_a_loop(seed: int, num_levels: int, gamma: float) -> None:
     values, rewards = draw(6, num_levels + 1, seed=seed), draw(6, num_levels, seed=seed + 1)

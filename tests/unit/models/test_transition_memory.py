@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.baselines.base import count_items
 from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.data.batches import BatchStream
@@ -195,7 +196,7 @@ def test_company_and_padding_change_nothing_and_the_future_does_in_training_alon
 codes = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=14)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(codes, st.integers(0, 99))
 def test_the_mass_of_a_node_is_the_sum_of_its_items(catalogue: list[tuple[int, ...]], seed: int) -> None:
     """Also where items share their codes."""
@@ -284,7 +285,7 @@ def test_a_catalogue_that_is_too_large_is_refused() -> None:
 
 
 @given(st.permutations(range(NUM_ITEMS + 2)), st.lists(st.integers(0, NUM_ITEMS - 1), max_size=4), st.integers(0, 50))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_a_memory_moves_with_its_items(order: list[int], gone: list[int], seed: int) -> None:
     """Against the dense matrix: entries among items that stay are where both now are, all others are 0."""
     followers = [3, NUM_ITEMS][seed % 2]

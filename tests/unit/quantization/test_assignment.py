@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from examples import examples
 from genrec.quantization.assignment import chunks, nearest_codes
 
 
@@ -14,7 +15,7 @@ def brute_force(vectors: np.ndarray, codebook: np.ndarray, bias: np.ndarray | fl
     return (np.square(difference).sum(axis=2) + bias).argmin(axis=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 40),
@@ -30,7 +31,7 @@ def test_equals_float64_brute_force(seed, width, num_codes, exponent, offset) ->
     np.testing.assert_array_equal(nearest_codes(vectors, codebook), brute_force(vectors, codebook))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 4), num_codes=st.integers(1, 30))
 def test_ties_go_to_the_lower_code(seed, width, num_codes) -> None:
     """On a small grid most distances are tied, and exact."""
@@ -39,7 +40,7 @@ def test_ties_go_to_the_lower_code(seed, width, num_codes) -> None:
     np.testing.assert_array_equal(nearest_codes(vectors, codebook), brute_force(vectors, codebook))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     width=st.integers(1, 40),

@@ -11,6 +11,7 @@ from safetensors.numpy import load, save
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
+from examples import examples
 from genrec.errors import ConfigError, DataError
 from genrec.quantization.balance import TOLERANCE, largest_count, market_prices
 from genrec.quantization.residual_kmeans import ResidualKMeans
@@ -40,7 +41,7 @@ def perplexity(codes: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_rows=st.integers(8, 80),
@@ -83,7 +84,7 @@ def test_codes_of_skewed_vectors_are_used_alike(balance: float) -> None:
     assert error == pytest.approx(quantiser.mean_squared_residuals_[-1], rel=1e-4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(2, 12), min_size=1, max_size=3))
 def test_codes_are_those_of_brute_force(seed, sizes) -> None:
     quantiser = ResidualKMeans(codebook_sizes=sizes, balance=1.5, num_iterations=5).fit(skewed(200, seed=seed))

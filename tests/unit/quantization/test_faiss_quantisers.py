@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError, DataError
 from genrec.quantization.faiss_residual import FaissResidualQuantizer
 from genrec.quantization.product import ProductQuantizer
@@ -93,7 +94,7 @@ def test_beams_are_those_of_faiss() -> None:
     assert (codes == quantiser.encode(vectors)).all(axis=1).mean() > 0.99
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_beam_over_all_codes_is_the_best_sum(seed) -> None:
     vectors = correlated(60, 5, seed)

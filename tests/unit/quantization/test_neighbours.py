@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.quantization.neighbours import (
     mean_row,
     nearest_neighbours,
@@ -27,7 +28,7 @@ def test_prefixes_are_numbered_in_their_order(rows) -> None:
         assert nodes.tolist() == [order.index(row[:depth]) for row in rows]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_vectors=st.integers(6, 80),
@@ -118,7 +119,7 @@ def entropy(labels) -> float:
     return -sum(count / len(labels) * math.log(count / len(labels)) for count in Counter(labels).values())
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2)), min_size=2, max_size=30))
 def test_purity_is_normalised_mutual_information(pairs) -> None:
     labels = [label for label, _ in pairs]

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.quantization.products import exact_products, sum_of_codes
 
 
@@ -15,7 +16,7 @@ def numbers(num_rows: int, width: int, seed: int) -> np.ndarray:
     return rows.astype(np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 900))
 def test_order_and_company_do_not_matter(seed, width) -> None:
     left, right = numbers(7, width, seed), numbers(5, width, seed + 1)
@@ -27,7 +28,7 @@ def test_order_and_company_do_not_matter(seed, width) -> None:
     np.testing.assert_array_equal(alone, products)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 900))
 def test_products_are_about_as_good_as_float32(seed, width) -> None:
     left, right = numbers(7, width, seed), numbers(5, width, seed + 1)

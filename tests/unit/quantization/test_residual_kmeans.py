@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
+from examples import examples
 from genrec.embeddings import rows
 from genrec.embeddings.tfidf import embed_tfidf
 from genrec.errors import ConfigError, DataError
@@ -43,7 +44,7 @@ def same(one: ResidualKMeans, other: ResidualKMeans) -> bool:
     )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(st.integers(2, 20), min_size=1, max_size=4),
@@ -59,7 +60,7 @@ def test_codes_are_those_of_brute_force(seed, sizes, width, centre, grid) -> Non
     assert [book.shape for book in quantiser.codebooks_] == [(size, width) for size in sizes]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(st.integers(2, 12), min_size=1, max_size=4),
@@ -204,7 +205,7 @@ def test_the_sample_bounds_the_work() -> None:
     assert same(ResidualKMeans(codebook_sizes=(4, 8), max_points_per_centroid=10**6).fit(vectors), whole)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     num_clusters=st.integers(2, 12),

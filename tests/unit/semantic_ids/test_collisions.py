@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError, DataError
 from genrec.semantic_ids.collisions import Errors, Reassignment, reassign
 from oracles.collision_oracle import best_moves, stayers_and_movers
@@ -102,7 +103,7 @@ def test_a_limit_that_nothing_exceeds_is_none() -> None:
     assert len(stopped.items) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 0.3]))
 def test_the_order_of_items_decides_only_between_equal_vectors(seed, limit) -> None:
     """Whatever the order, the items of one vector have the same codes together; alone in its kind, an item its own."""

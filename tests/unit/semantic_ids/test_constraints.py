@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
 from genrec.semantic_ids.trie import SemanticIdTrie
 from oracles import trie_oracle
@@ -38,7 +39,7 @@ def admissible_sets(num_items: int, deny: list[list[int]], allow: list[list[bool
     return sets
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(code_tables(), st.data())
 def test_alive_means_an_admissible_item_below(table: CodeTable, data: st.DataObject) -> None:
     trie, root = SemanticIdTrie.build(table.codes, table.sizes), trie_oracle.build(table.rows)

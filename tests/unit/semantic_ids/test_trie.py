@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import DataError
 from genrec.seeding import generator
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -128,7 +129,7 @@ def test_lookup_among_many_children() -> None:
         assert found.tolist() == [-1, *(code // 2 if code % 2 == 0 else -1 for code in range(2 * count)), -1]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(tables)
 def test_wide_codes_make_the_same_trie(table: CodeTable) -> None:
     """Level sizes decide how rows are sorted, and nothing else."""

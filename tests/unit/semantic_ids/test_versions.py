@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import DataError
 from genrec.semantic_ids.collisions import reassign
 from genrec.semantic_ids.table import SemanticIds, build_semantic_ids
@@ -47,7 +48,7 @@ def as_dict(version: Version) -> dict[str, tuple[int, ...]]:
 
 
 @given(st.sampled_from(POLICIES), st.integers(0, 10_000), st.integers(1, 4))
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_placing_equals_the_slow_way(policy: str, seed: int, num_new: int) -> None:
     rng = np.random.default_rng(seed)
     table = draw_table(policy, rng)
@@ -89,7 +90,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["append", "retire"]), st.lists(st.in
 
 
 @given(st.sampled_from(POLICIES), st.integers(0, 1000), STEPS)
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 def test_an_id_once_given_is_never_another_items(policy: str, seed: int, steps: list[Step]) -> None:
     """Over any days: rows that stay are bit-equal and in their order, IDs unique, those that went keep theirs."""
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.errors import ConfigError
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.training.rewards import REWARDS, Answers, composed_reward, rank_discounted
@@ -14,7 +15,7 @@ from oracles import reward_oracle as oracle
 from oracles.code_tables import CodeTable, code_tables
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(code_tables(), st.integers(0, 999), st.integers(1, 6))
 def test_rewards_are_those_of_loops(table: CodeTable, seed: int, width: int) -> None:
     trie = SemanticIdTrie.build(table.codes, table.sizes)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from genrec.data.sources.json_lines import (
     BadRecord,
     Fields,
@@ -99,7 +100,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats
 RECORDS = st.fixed_dictionaries({}, optional={"user": SCALARS, "time": SCALARS, "stars": SCALARS, "x": SCALARS})
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(records=st.lists(st.builds(json.dumps, RECORDS) | st.sampled_from(["[1]", "{", "7"]), max_size=6))
 def test_the_fast_path_agrees_with_one_line_at_a_time(
     tmp_path_factory: pytest.TempPathFactory, records: list[str]

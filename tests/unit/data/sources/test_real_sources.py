@@ -60,7 +60,12 @@ FILES: dict[str, tuple[str, str, dict[str, Any], tuple[int, int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+QUICK = ("ml-100k", "office", "giftcards", "all beauty 2023")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in FILES]
+)
 def test_counts(name: str, data_root: Path) -> None:
     source, folder, options, counts = FILES[name]
     raw = read_source(source, data_root / folder, **options)
@@ -79,6 +84,7 @@ def test_counts(name: str, data_root: Path) -> None:
         assert 1997 <= years.min() <= years.max() <= 2023  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_latin_1_titles(data_root: Path) -> None:
     hundred = read_source("movielens_100k", data_root / "ml-100k").items
     million = read_source("movielens_1m", data_root / "ml-1m", ratings="derived_interactions_5core.tsv").items
@@ -90,6 +96,7 @@ def test_latin_1_titles(data_root: Path) -> None:
     assert titles["73"] == "Misérables, Les (1995)"
 
 
+@pytest.mark.slow
 def test_the_order_of_movielens_1m_is_that_of_the_file(data_root: Path) -> None:
     raw = read_source("movielens_1m", data_root / "ml-1m", ratings="derived_interactions_5core.tsv", items=None)
     ours = raw.interactions.select("user_id", "item_id", pl.col("timestamp") // 1000).collect()
@@ -99,6 +106,7 @@ def test_the_order_of_movielens_1m_is_that_of_the_file(data_root: Path) -> None:
     assert ours.select(pl.concat_str(pl.all(), separator="\t")).to_series().to_list() == lines
 
 
+@pytest.mark.slow
 def test_the_two_files_of_beauty_are_the_same_sequences(data_root: Path) -> None:
     folder = data_root / "amazon2014_beauty"
     text = read_source("sasrec", folder, interactions="s3rec_Beauty.txt").interactions.collect()
