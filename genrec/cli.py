@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import finetune, fusion, recipe, schema, training
+from genrec.config import comparison, finetune, fusion, recipe, schema, training
 
 INTERRUPTED = 130
 
@@ -84,6 +84,9 @@ VERBS = (
         "evaluate",
         "evaluate",
         "Full ranking, one table with intervals.",
+    ),
+    Verb(
+        "compare", comparison.CompareConfig, "compare", "compare", "Evaluations side by side: what is more than luck."
     ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
