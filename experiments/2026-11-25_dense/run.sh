@@ -54,3 +54,7 @@ for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_si
   recommenders.minilm_0=work/own_beauty_minilm_and_signals_0/recommender --json > results/test_beauty.json
 "$genrec" evaluate beauty dataset=work/beauty models=[] recommenders.sasrec_0=work/sasrec_beauty_0/recommender \
   output=work/test_beauty_sasrec overwrite=true --json > results/test_beauty_sasrec.json
+rows=work/test_office
+"$genrec" compare systems.knn=$rows:item_knn systems.own=[$rows:own_0,$rows:own_1,$rows:own_2] systems.sasrec=$rows:sasrec_0 \
+  output=work/compare_office overwrite=true
+cp work/compare_office/report.json results/compare_office.json
