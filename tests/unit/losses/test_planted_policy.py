@@ -1,7 +1,7 @@
 """Sibling-GRPO on a planted reward: where candidates share long prefixes it learns what GRPO loses in the noise.
 
-The policy is a table of logits of the last code behind each of six prefixes of three codes. A prefix brings luck that is
-drawn anew for every request and cannot be learnt; behind each, one of four last codes is worth a little more. The
+The policy is a table of logits of the last code behind each of six prefixes of three codes. A prefix brings luck that
+is drawn anew for every request and cannot be learnt; behind each, one of four last codes is worth a little more. The
 candidates of a request are two distinct last codes behind every prefix. GRPO measures what they are worth against the
 spread of the whole request, siblings measure it against each other alone.
 """
@@ -28,7 +28,7 @@ def sample(logits: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.stack([prefix, prefix, prefix, last.flatten()], dim=1), request
 
 
-def tune(alpha: float, rate: float, seed: int, num_steps: int = 60) -> float:
+def tune(alpha: float, rate: float, seed: int, num_steps: int = 40) -> float:
     """How probable the better last codes are after some steps, from 1/4: the planted reward over its most."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.nn.Parameter(torch.zeros(PREFIXES, LAST))
@@ -47,10 +47,10 @@ def tune(alpha: float, rate: float, seed: int, num_steps: int = 60) -> float:
     return float(logits.detach().softmax(1)[torch.arange(PREFIXES), GOOD].mean())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_siblings_learn_what_a_request_drowns(seed: int) -> None:
     tuned = tune(alpha=1.0, rate=10.0, seed=seed)
-    plain = {rate: tune(alpha=0.0, rate=rate, seed=seed) for rate in (1.0, 3.0, 10.0, 30.0, 100.0)}
+    plain = {rate: tune(alpha=0.0, rate=rate, seed=seed) for rate in (3.0, 10.0, 30.0, 100.0)}
     print(f"seed {seed}: Sibling-GRPO {tuned:.3f}, GRPO by learning rate {plain}")
     assert tuned > 0.9
     assert tuned > max(plain.values()) + 0.2, "whatever the rate of the other"
