@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import comparison, finetune, fusion, recipe, schema, training
+from genrec.config import comparison, finetune, fusion, recipe, report, schema, training
 
 INTERRUPTED = 130
 
@@ -88,6 +88,7 @@ VERBS = (
     Verb(
         "compare", comparison.CompareConfig, "compare", "compare", "Evaluations side by side: what is more than luck."
     ),
+    Verb("report", report.ReportConfig, "report", "report", "A run, an evaluation or a comparison -> one HTML file."),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
