@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from genrec.evaluation.evaluate import KIND as EVALUATION
 from genrec.files import read_json, sha256_file, write_text
 from genrec.pipeline.compare import KIND as COMPARISON
 from genrec.pipeline.report_users import example_users
-from genrec.reports import evaluation_sections, run_sections
-from genrec.reports.charts import short
-from genrec.reports.html import Html, data_uri, element, page, table
+from genrec.reports import evaluation_sections, run_sections, search_sections
+from genrec.reports.html import Html, element, page
 from genrec.runs import read_metrics
 from genrec.terminal import Outcome, Progress, Table
 
@@ -234,84 +233,18 @@ def _users(pages: Pages, evaluation: Artifact, row: str) -> None:
     pages.add("users", "Users", content)
 
 
-def _drawn(artifact: Artifact, pages: Pages, where: str) -> list[tuple[str, str]]:
-    """The figures that an artifact has drawn."""
-    drawings = []
-    for name in artifact.files:
-        if name.endswith(DRAWN):
-            path = pages.sources.note(artifact.file(name), f"{where}/{name}")
-            drawings.append((Path(name).stem, data_uri(path.read_bytes(), "image/svg+xml")))
-    return drawings
-
-
 def _diagnosis(pages: Pages) -> None:
-    if pages.config.diagnosis is None:
-        return
-    artifact = load_artifact(pages.config.diagnosis, kind="diagnosis")
-    name = "diagnosis/diagnosis.json"
-    facts = pages.sources.read(artifact.file("diagnosis.json"), name)
-    tables = _plain_tables(facts)
-    drawings = _drawn(artifact, pages, "diagnosis")
-    note = "Whether the search loses targets that the model would rank high, or the model ranks them low."
-    source = pages.sources.words(name)
-    content = evaluation_sections.drawn_section("Search diagnosis", "diagnosis", tables, drawings, source, note)
-    pages.add("diagnosis", "Search", content)
-
-
-def _plain_tables(facts: Mapping[str, Any]) -> list[Html]:
-    """Lists of flat records as tables, flat sections as two columns; what is nested deeper stays in the file."""
-    tables = []
-    for name, value in facts.items():
-        title = name.replace("_", " ").capitalize()
-        if name in ("configuration", "machine"):
-            continue
-        if isinstance(value, Mapping):
-            rows = [(key.replace("_", " "), _plain(entry)) for key, entry in value.items() if _is_plain(entry)]
-            if rows:
-                tables.append(table(title, ("what", "value"), rows))
-            value = next((entry for entry in value.values() if _is_table(entry)), None)
-        if isinstance(value, list) and _is_table(value):
-            columns = [key for key, entry in value[0].items() if _is_plain(entry)]
-            cells = [[_plain(entry.get(key)) for key in columns] for entry in value]
-            tables.append(table(title, [key.replace("_", " ") for key in columns], cells))
-    return tables
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
-
-
-def _plain(value: Any) -> str:
-    return "" if value is None else short(value) if isinstance(value, float) else str(value)
+    if pages.config.diagnosis is not None:
+        artifact, name = load_artifact(pages.config.diagnosis, kind="diagnosis"), "diagnosis/diagnosis.json"
+        facts = pages.sources.read(artifact.file("diagnosis.json"), name)
+        pages.add("diagnosis", "Search", search_sections.diagnosis(facts, pages.sources.words(name)))
 
 
 def _frontier(pages: Pages) -> None:
-    if pages.config.frontier is None:
-        return
-    artifact = load_artifact(pages.config.frontier, kind="frontier")
-    name = "frontier/frontier.json"
-    facts = pages.sources.read(artifact.file("frontier.json"), name)
-    rows, chosen = [], []
-    for number, entry in enumerate(facts["settings"]):
-        recall = entry.get("recall")
-        mean = recall.get("mean") if isinstance(recall, Mapping) else recall
-        latency = entry["latency"]
-        times = [f"{1000 * latency[key]:.1f} ms" for key in ("p50", "p99") if key in latency]
-        rows.append(
-            (entry["name"], "" if mean is None else f"{mean:.4f}", *times, f"{entry['requests_per_second']:.0f}")
-        )
-        if entry.get("is_chosen"):
-            chosen.append(number)
-    caption = f"Recall@{facts['k']} on {facts['split']} against time on one machine"
-    columns = ("setting", "recall", "p50", "p99", "requests a second")
-    listed = table(caption, columns, rows, strong=chosen)
-    drawings, source = _drawn(artifact, pages, "frontier"), pages.sources.words(name)
-    content = evaluation_sections.drawn_section("Recall against latency", "frontier", [listed], drawings, source)
-    pages.add("frontier", "Frontier", content)
+    if pages.config.frontier is not None:
+        artifact, name = load_artifact(pages.config.frontier, kind="frontier"), "frontier/frontier.json"
+        facts = pages.sources.read(artifact.file("frontier.json"), name)
+        pages.add("frontier", "Frontier", search_sections.frontier(facts, pages.sources.words(name)))
 
 
 def _training(pages: Pages, run: Path) -> None:

@@ -318,27 +318,5 @@ def users(examples: Sequence[Record], k: int, source: Any) -> Html:
     return section("Example users", "users", element("p", text), element("div", cards, class_="users"), source=source)
 
 
-def drawn_section(
-    title: str, name: str, tables: Sequence[Html], drawings: Sequence[tuple[str, str]], source: Any, note: str = ""
-) -> Html:
-    """A section of an artifact that has drawn its own figures: (name, data URI of the SVG)."""
-    images = [
-        element(
-            "figure",
-            element("img", src=uri, alt=f"Figure {own.replace('_', ' ')}"),
-            element("figcaption", own.replace("_", " ")),
-        )
-        for own, uri in drawings
-    ]
-    return section(
-        title,
-        name,
-        element("p", note) if note else None,
-        tables,
-        element("div", images, class_="figures"),
-        source=source,
-    )
-
-
 def _file(metric: str) -> str:
     return metric.replace("@", "_at_")
