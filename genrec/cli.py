@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import finetune, fusion, recipe, schema, training
+from genrec.config import finetune, fusion, recipe, schema, search, training
 
 INTERRUPTED = 130
 
@@ -85,6 +85,7 @@ VERBS = (
         "evaluate",
         "Full ranking, one table with intervals.",
     ),
+    Verb("frontier", search.FrontierConfig, "frontier", "frontier", "A recommender -> recall against latency, here."),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
