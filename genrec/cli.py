@@ -86,6 +86,7 @@ VERBS = (
         "Full ranking, one table with intervals.",
     ),
     Verb("frontier", search.FrontierConfig, "frontier", "frontier", "A recommender -> recall against latency, here."),
+    Verb("diagnose", search.DiagnoseConfig, "diagnose", "diagnose", "A recommender -> where its search loses targets."),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),

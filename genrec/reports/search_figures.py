@@ -5,7 +5,7 @@ Draws plain facts; must not know tensors, artifacts or configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +65,105 @@ def frontier_chart(frontier: Mapping[str, Any]) -> Chart:
     figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=5, fontsize=8)
     columns = ("setting", "kind", "seconds", "recall", "low", "high", "is_on_frontier", "is_chosen")
     return Chart(figure, columns, rows)
+
+
+def write_diagnosis_figures(diagnosis: Mapping[str, Any], path: Callable[[str], Path]) -> list[str]:
+    """Draws all that a diagnosis has facts for; returns the names that were written.
+
+    Args:
+        diagnosis: as in diagnosis.json.
+        path: where to write a file of a relative name.
+    """
+    with style():
+        return write_charts(_diagnosis_charts(diagnosis), path)
+
+
+def _diagnosis_charts(diagnosis: Mapping[str, Any]) -> Iterator[tuple[str, Chart]]:
+    yield "survival", survival_chart(diagnosis)
+    yield "calibration", calibration_chart(diagnosis["calibration"], diagnosis["k"])
+    if diagnosis["rescues"] is not None:
+        yield "rescues", rescue_chart(diagnosis["rescues"])
+
+
+def survival_chart(diagnosis: Mapping[str, Any]) -> Chart:
+    """Share of targets whose prefix is still in the beams after each level; apart those that training never saw."""
+    figure = empty_figure(3.0)
+    axes = figure.subplots()
+    levels = diagnosis["survival"]
+    at = [line["level"] for line in levels]
+    low, high = ([100 * line[name] for line in levels] for name in ("low", "high"))
+    axes.fill_between(at, low, high, color=FOUND, alpha=0.15, lw=0)
+    axes.plot([0, *at], [100, *(100 * line["mean"] for line in levels)], "o-", color=FOUND, label="all targets")
+    for line in levels:
+        text = f"{100 * line['mean']:.3g} %"
+        axes.annotate(text, (line["level"], 100 * line["mean"]), xytext=(4, 6), textcoords="offset points", fontsize=8)
+    unseen = diagnosis["unseen"]
+    if unseen["num_targets"]:
+        shares = [100, *(100 * line["kept"] for line in unseen["levels"])]
+        label = f"the {unseen['num_targets']:,} that training never saw"
+        axes.plot([0, *at], shares, "o--", color=BAD, ms=4, label=label)
+    axes.set_xticks([0, *at])
+    axes.set_xlim(-0.15, len(at) + 0.4)
+    axes.set_ylim(0, 112)
+    axes.grid(axis="y")
+    axes.set_xlabel("codes chosen")
+    axes.set_ylabel("% of the targets")
+    axes.set_title(f"Targets whose prefix is among the {diagnosis['beam_width']:,} beams")
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=2, fontsize=8)
+    columns = ("level", "kept", "low", "high", "kept_of_unseen", "lost_here")
+    return Chart(
+        figure,
+        columns,
+        [
+            (line["level"], line["mean"], line["low"], line["high"], other["kept"], lost["num_lost"])
+            for line, other, lost in zip(levels, unseen["levels"], diagnosis["displaced"], strict=True)
+        ],
+    )
+
+
+def calibration_chart(calibration: Mapping[str, Mapping[str, Any]], k: int) -> Chart:
+    """Predicted probability against how often it came true: of the first item, and of the whole list."""
+    figure = empty_figure(3.4, top=0.6)
+    figure.suptitle("Is a probability what it says? (bins of equally many cases)", x=0.01, ha="left", fontsize=10)
+    rows = []
+    titles = {"top": "the first item is the target", "list": f"the target is among the first {k}"}
+    for axes, (name, found) in zip(figure.subplots(1, len(calibration)), calibration.items(), strict=True):
+        predicted, came_true = ([100 * line[what] for line in found["bins"]] for what in ("predicted", "hit_rate"))
+        top = 1.1 * max(1e-3, *predicted, *came_true)
+        axes.plot([0, top], [0, top], color=CHANCE, ls="--")
+        axes.plot(predicted, came_true, "o-", color=FOUND)
+        axes.set_xlim(0, top)
+        axes.set_ylim(0, top)
+        axes.grid()
+        axes.set_title(f"{titles[name]}: ECE {100 * found['ece']:.2g} %", fontsize=9, color=FAINT)
+        axes.set_xlabel("predicted, %")
+        for line in found["bins"]:
+            rows.append((name, *(line[what] for what in ("num_cases", "low", "high", "predicted", "hit_rate"))))
+    figure.axes[0].set_ylabel("came true, %")
+    figure.subplots_adjust(wspace=0.18)
+    return Chart(figure, ("of", "num_cases", "low", "high", "predicted", "hit_rate"), rows)
+
+
+def rescue_chart(rescues: Mapping[str, Any]) -> Chart:
+    """Share of targets that a search holds, by the prefixes it reads: trees of growing budgets, and beams."""
+    figure = empty_figure(3.0)
+    axes = figure.subplots()
+    first = (rescues["initial_nodes"], 100 * rescues["initial_found"])
+    rows: list[tuple[Any, ...]] = [
+        ("first beams", rescues["initial_nodes"], rescues["initial_found"], None, None, None)
+    ]
+    curves = {"search by value": [first], "wider beams": [first]}
+    for line in rescues["budgets"]:
+        for name, found in (("search by value", line), ("wider beams", line["beam"])):
+            curves[name].append((found["nodes"], 100 * found["found"]))
+            more = (found[what] for what in ("rescued", "lost", "net_per_100_nodes"))
+            rows.append((name, found["nodes"], found["found"], *more))
+    for (name, points), colour in zip(curves.items(), (BAD, FOUND), strict=True):
+        axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+    axes.margins(y=0.15)
+    axes.grid(axis="y")
+    axes.set_xlabel("prefixes that the model reads for a request")
+    axes.set_ylabel("% of the targets")
+    axes.set_title("Targets that a search holds at the end, by what it costs")
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=2, fontsize=8)
+    return Chart(figure, ("search", "nodes", "found", "rescued", "lost", "net_per_100_nodes"), rows)
