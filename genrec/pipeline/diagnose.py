@@ -158,8 +158,8 @@ def _exact(columns: Columns, config: DiagnoseConfig) -> dict[str, Any]:
 def _unseen(columns: Columns, look: Look) -> dict[str, Any]:
     """Targets without training interactions: are they reached through prefixes that they share with trained items?
 
-    Of each level: num_shared, targets whose prefix a trained item has too, and the share of these that is kept; the
-    share kept of all unseen targets, and of the others.
+    num_listed: distinct items of that kind in the lists. Of each level: num_shared, targets whose prefix a trained item
+    has too, and the share of these that is kept; the share kept of all unseen targets, and of the others.
     """
     is_unseen = look.counts[columns["target"]] == 0
     is_kept, trained = columns["level_place"] >= 0, columns["trained"]
@@ -177,12 +177,14 @@ def _unseen(columns: Columns, look: Look) -> dict[str, Any]:
         )
     place, lists = columns["place"], columns["lists"]
     is_hit, listed = (place >= 0) & (place < look.k), lists[lists >= 0]
+    is_new = look.counts[listed] == 0
     return {
         "num_targets": int(is_unseen.sum()),
         "num_items": int((look.counts == 0).sum()),
         "recall": _share(is_hit, is_unseen),
         "recall_of_seen": _share(is_hit, ~is_unseen),
-        "share_of_lists": float((look.counts[listed] == 0).mean()) if len(listed) else None,
+        "num_listed": len(np.unique(listed[is_new])),
+        "share_of_lists": float(is_new.mean()) if len(listed) else 0.0,
         "levels": lines,
     }
 

@@ -42,9 +42,12 @@ def diagnosis_notes(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{faults['empty']:,} places of these lists are empty"
     if facts["num_left_out"]:
         yield f"{facts['num_left_out']:,} cases without a history or a known target are left out: nothing is searched"
-    share = facts["unseen"]["share_of_lists"]
-    if facts["unseen"]["num_items"] and share is not None:
-        yield f"{share:.1%} of the places of the lists have items that training never saw"
+    unseen = facts["unseen"]
+    if unseen["num_items"]:
+        yield (
+            f"{unseen['num_listed']:,} of the {unseen['num_items']:,} items that training never saw are in a list, at "
+            f"{unseen['share_of_lists']:.2%} of the places"
+        )
 
 
 def _verdicts(facts: dict[str, Any]) -> Table:
@@ -124,7 +127,7 @@ def _calibration(facts: dict[str, Any]) -> Table:
 
 def _rescues(found: dict[str, Any]) -> Table:
     first = (f"{found['initial_width']} beams", f"{found['initial_nodes']:,}", _percent(found["initial_found"]))
-    rows = [(*first, "", "", "", "")]
+    rows: list[tuple[str, ...]] = [(*first, "", "", "", "")]
     for line in found["budgets"]:
         for name, of, more in (
             (f"tree of {line['node_budget']:,}", line, _percent(line["found_of_lost"])),

@@ -205,11 +205,13 @@ def _measure(
             }
         )
     interval = {"num_resamples": config.num_resamples, "confidence": config.confidence, "seed": config.seed}
-    recalls = mean_intervals(np.stack(hits, axis=1).astype(np.float64), cases.user_index, **interval)
+    values = np.stack(hits, axis=1).astype(np.float64)
+    best = values[:, [int(values.mean(axis=0).argmax())]]
+    recalls = mean_intervals(np.concatenate([values, values - best], axis=1), cases.user_index, **interval)
     percent = 50.0 if config.target is None else LatencyTarget.parse(config.target).percent
     return [
-        {**line, "recall": recall, "seconds": percentile(own, percent)}
-        for line, recall, own in zip(lines, recalls, seconds, strict=True)
+        {**line, "recall": recall, "behind_best": behind, "seconds": percentile(own, percent)}
+        for line, recall, behind, own in zip(lines, recalls[: len(lines)], recalls[len(lines) :], seconds, strict=True)
     ]
 
 
@@ -265,12 +267,14 @@ def _table(config: FrontierConfig, facts: dict[str, Any]) -> Table:
         any(setting[name] is not None for setting in facts["settings"])
         for name in ("nodes_per_request", "recall_of_flat")
     )
-    columns = ["setting", f"R@{config.k}", f"{config.confidence:.0%} interval", *(f"p{at} ms" for at in PERCENTS)]
+    columns = ["setting", f"R@{config.k}", "interval", "behind the best", *(f"p{at} ms" for at in PERCENTS)]
     columns += ["requests/s"] + ["nodes"] * has_nodes + ["of flat"] * has_flat
     rows = []
     for setting in facts["settings"]:
         recall, latency, nodes = setting["recall"], setting["latency"], setting["nodes_per_request"]
+        behind = setting["behind_best"]
         row = [setting["name"], f"{recall['mean']:.4f}", f"{recall['low']:.4f} to {recall['high']:.4f}"]
+        row += ["" if not (behind["low"] or behind["high"]) else f"{behind['low']:+.4f} to {behind['high']:+.4f}"]
         row += [_ms(latency[f"p{at}"]) for at in PERCENTS] + [f"{setting['requests_per_second']:,.0f}"]
         row += ["" if nodes is None else f"{nodes:,.1f}"] * has_nodes
         row += ["" if setting["recall_of_flat"] is None else f"{setting['recall_of_flat']:.1%}"] * has_flat
@@ -278,7 +282,7 @@ def _table(config: FrontierConfig, facts: dict[str, Any]) -> Table:
         rows.append((*row, mark))
     title = f"{config.recommender}: {facts['num_cases']:,} validation cases, {facts['num_requests']:,} timed requests"
     caption = f"frontier: no other finds as much in less time (p{facts['latency_percent']:g}); "
-    caption += f"requests/s: {facts['batch_size']} at once"
+    caption += f"behind the best: paired, {config.confidence:.0%}; requests/s: {facts['batch_size']} at once"
     return Table(title, (*columns, ""), tuple(rows), left=("setting", ""), caption=caption)
 
 

@@ -63,6 +63,9 @@ def test_the_frontier_finds_what_evaluate_finds(own: list[str], evaluated: dict[
     assert found["chosen"] == max(by_name.values(), key=lambda each: (each["recall"]["mean"], -each["seconds"]))["name"]
     for setting in by_name.values():
         assert setting["recall"]["low"] <= setting["recall"]["mean"] <= setting["recall"]["high"]
+        assert setting["behind_best"]["mean"] == pytest.approx(
+            setting["recall"]["mean"] - max(each["recall"]["mean"] for each in by_name.values())
+        )
         assert 0 < setting["latency"]["p50"] <= setting["latency"]["p90"] <= setting["latency"]["max"]
         assert setting["seconds"] == setting["latency"]["p50"]
         assert setting["is_on_frontier"] or not setting["is_chosen"]
