@@ -15,6 +15,7 @@ from genrec.config.search import DiagnoseConfig
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
 from genrec.decoding.value_guided import initial_cost
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError
 from genrec.evaluation.search_diagnosis import displaced, near_lists, reliability, rescues
@@ -53,21 +54,22 @@ def diagnose(config: DiagnoseConfig, *, progress: Progress) -> Outcome:
         config.exclude_seen,
         exact=config.exact and dataset.num_items <= EXACT_ITEMS,
     )
-    columns = look_at_cases(look, cases, progress=progress)
-    facts = {
-        "split": config.split,
-        "num_cases": len(cases),
-        "num_left_out": num_left_out,
-        "num_items": dataset.num_items,
-        "beam_width": generator.beam_width,
-        "k": config.k,
-        "exclude_seen": config.exclude_seen,
-        "nodes_per_request": generator.nodes_per_request,
-        **_summary(columns, look, config),
-        "rescues": _rescues(artifact, look, cases, columns, config, progress),
-        "neighbourhood": None if neighbours is None else _neighbourhood(look, cases, columns, neighbours, config),
-    }
+    trees = _open_trees(artifact, look, config)
     with write_artifact(config.output, kind=KIND, parents=parents, overwrite=config.overwrite) as writer:
+        columns = look_at_cases(look, cases, progress=progress)
+        facts = {
+            "split": config.split,
+            "num_cases": len(cases),
+            "num_left_out": num_left_out,
+            "num_items": dataset.num_items,
+            "beam_width": generator.beam_width,
+            "k": config.k,
+            "exclude_seen": config.exclude_seen,
+            "nodes_per_request": generator.nodes_per_request,
+            **_summary(columns, look, config),
+            "rescues": _rescues(trees, look, cases, columns["place"] < 0, progress) if trees else None,
+            "neighbourhood": None if neighbours is None else _neighbourhood(look, cases, columns, neighbours, config),
+        }
         write_json(writer.path(FACTS), {"configuration": to_plain(config), **facts})
         _table_of_cases(columns).write_parquet(writer.path(CASES))
         write_diagnosis_figures(facts, lambda name: writer.path(f"figures/{name}"))
@@ -118,7 +120,7 @@ def _summary(columns: Columns, look: Look, config: DiagnoseConfig) -> dict[str, 
 
 
 def _survival(columns: Columns, config: DiagnoseConfig) -> list[dict[str, Any]]:
-    """Share of targets whose prefix is kept at each level; of those that were kept before; log-probability."""
+    """Share of targets whose prefix is kept at each level, and that of those that were kept at the level before."""
     is_kept = columns["level_place"] >= 0
     shares = _intervals(is_kept, columns, config)
     lines, before = [], len(is_kept)
@@ -193,30 +195,31 @@ def _share(flags: np.ndarray, among: np.ndarray) -> float | None:
     return float(flags[among].mean()) if among.any() else None
 
 
-def _rescues(
-    artifact: Artifact, look: Look, cases: Cases, columns: Columns, config: DiagnoseConfig, progress: Progress
-) -> dict[str, Any] | None:
-    """What trees of growing budgets hold, and beams that read as many prefixes, against the trees' own first beams."""
-    generator, section = look.generator, config.value_guided
+def _open_trees(artifact: Artifact, look: Look, config: DiagnoseConfig) -> list[ValueGuidedGenerator]:
+    """The searches by value whose rescues are counted; none without a head, where no budgets are asked for."""
     sections = value_guided_searches(
         config.node_budgets,
-        section,
+        config.value_guided,
         look.trie,
         has_head=VALUE_WEIGHTS in artifact.files,
-        batch_size=generator.batch_size,
+        batch_size=look.generator.batch_size,
     )
-    if not sections:
-        return None
-    searches = [guide_by_value(generator, artifact, each) for each in sections]
-    first = _leaves_of(look, cases, section.initial_width)
-    cost = initial_cost(look.trie, section.initial_width)
+    return [guide_by_value(look.generator, artifact, each) for each in sections]
+
+
+def _rescues(
+    trees: list[ValueGuidedGenerator], look: Look, cases: Cases, is_lost: np.ndarray, progress: Progress
+) -> dict[str, Any]:
+    """What trees of growing budgets hold, and beams that read as many prefixes, against the trees' own first beams."""
+    width = trees[0].settings.initial_width
+    first, cost = _leaves_of(look, cases, width), initial_cost(look.trie, width)
+    facts = {"initial_width": width, "initial_nodes": cost, "initial_found": float(first.mean())}
     lines = []
-    for search in searches:
-        found, forwarded = look_at_trees(search, cases, exclude_seen=config.exclude_seen, progress=progress)
+    for search in trees:
+        found, forwarded = look_at_trees(search, cases, exclude_seen=look.exclude_seen, progress=progress)
         budget, nodes = search.settings.node_budget, float(forwarded.mean())
         width = widest_within(look, budget)
         beams, beam_nodes = _leaves_of(look, cases, width), initial_cost(look.trie, width)
-        is_lost = columns["place"] < 0
         lines.append(
             {
                 "node_budget": budget,
@@ -226,13 +229,7 @@ def _rescues(
                 "beam": {"beam_width": width, "nodes": beam_nodes, **rescues(first, beams, beam_nodes - cost)},
             }
         )
-    return {
-        "initial_width": section.initial_width,
-        "initial_nodes": cost,
-        "initial_found": float(first.mean()),
-        "num_lost": int((columns["place"] < 0).sum()),
-        "budgets": lines,
-    }
+    return {**facts, "num_lost": int(is_lost.sum()), "budgets": lines}
 
 
 def widest_within(look: Look, budget: int) -> int:

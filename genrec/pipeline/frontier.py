@@ -68,10 +68,10 @@ def frontier(config: FrontierConfig, *, progress: Progress) -> Outcome:
         "latency_percent": 50.0 if target is None else target.percent,
         "machine": machine(),
     }
-    seconds = _time(settings, cases, config, progress)
-    facts["settings"] = _mark(_measure(settings, cases, seconds, config, progress), facts)
     parents = {"dataset": dataset.artifact, "recommender": artifact}
     with write_artifact(config.output, kind=KIND, parents=parents, overwrite=config.overwrite) as writer:
+        seconds = _time(settings, cases, config, progress)
+        facts["settings"] = _mark(_measure(settings, cases, seconds, config, progress), facts)
         write_json(writer.path(FACTS), {"configuration": to_plain(config), **facts})
         write_frontier_figures(facts, writer.path)
     outcome = _outcome(config, writer.artifact, facts)
@@ -98,6 +98,10 @@ def open_settings(config: FrontierConfig, dataset: Dataset) -> tuple[Artifact, l
     """
     artifact = load_artifact(config.recommender, kind=RECOMMENDER)
     kind = artifact.facts.get("name")
+    is_by_value = kind not in (Sasrec.name, HYBRID)
+    if config.node_budgets and not is_by_value:
+        fix = "leave out node_budgets=, or give a generative recommender"
+        raise ConfigError(f"a {kind} recommender is not searched by value", where="key 'node_budgets'", fix=fix)
     if kind == Sasrec.name:
         named = _indexes(config)
     else:
@@ -106,11 +110,8 @@ def open_settings(config: FrontierConfig, dataset: Dataset) -> tuple[Artifact, l
             for width in config.beam_widths
         ]
     opened = [_open(name, kind, section, config.recommender, dataset) for name, kind, section in named]
-    if kind not in (Sasrec.name, HYBRID):
+    if is_by_value:
         opened += _by_value(config, artifact, dataset, opened)
-    if kind in (Sasrec.name, HYBRID) and config.node_budgets:
-        fix = "leave out node_budgets=, or give a generative recommender"
-        raise ConfigError(f"a {kind} recommender is not searched by value", where="key 'node_budgets'", fix=fix)
     if not opened:
         keys = "'indexes'" if kind == Sasrec.name else "'beam_widths' and 'node_budgets'"
         raise ConfigError("no setting to try", where=f"key {keys}", expected="one or more", found="none")
@@ -118,15 +119,15 @@ def open_settings(config: FrontierConfig, dataset: Dataset) -> tuple[Artifact, l
 
 
 def _indexes(config: FrontierConfig) -> list[tuple[str, str, SearchSection]]:
-    variants: dict[str, tuple[str, tuple[int, ...]]] = {
-        "flat": ("", ()),
+    variants: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        "flat": ("", (None,)),
         "ivf": ("num_probes", config.num_probes),
         "hnsw": ("num_visited", config.num_visited),
     }
     found = []
     for kind in config.indexes:
         option, values = variants[kind]
-        for value in values or (None,):
+        for value in values:
             keywords: dict[str, Any] = {} if value is None else {option: value}
             section = SearchSection(index=kind, batch_size=config.batch_size, **keywords)
             found.append((kind if value is None else f"{kind} {value}", kind, section))
@@ -135,16 +136,12 @@ def _indexes(config: FrontierConfig) -> list[tuple[str, str, SearchSection]]:
 
 def _by_value(config: FrontierConfig, artifact: Artifact, dataset: Dataset, opened: list[Setting]) -> list[Setting]:
     """The searches by value of a generative recommender."""
-    if opened:
-        trie = opened[0].search.trie  # pyright: ignore[reportAttributeAccessIssue]
-    else:
-        generative = open_recommender(config.recommender, dataset, SearchSection())[1]
-        assert isinstance(generative, CandidateGenerator)
-        trie = generative.trie
+    generative = opened[0].search if opened else open_recommender(config.recommender, dataset, SearchSection())[1]
+    assert isinstance(generative, CandidateGenerator)
     sections = value_guided_searches(
         config.node_budgets,
         config.value_guided,
-        trie,
+        generative.trie,
         has_head=VALUE_WEIGHTS in artifact.files,
         batch_size=config.batch_size,
     )
