@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import comparison, finetune, fusion, recipe, report, schema, training
+from genrec.config import comparison, finetune, fusion, recipe, report, schema, search, training
 
 INTERRUPTED = 130
 
@@ -89,6 +89,8 @@ VERBS = (
         "compare", comparison.CompareConfig, "compare", "compare", "Evaluations side by side: what is more than luck."
     ),
     Verb("report", report.ReportConfig, "report", "report", "A run, an evaluation or a comparison -> one HTML file."),
+    Verb("frontier", search.FrontierConfig, "frontier", "frontier", "A recommender -> recall against latency, here."),
+    Verb("diagnose", search.DiagnoseConfig, "diagnose", "diagnose", "A recommender -> where its search loses targets."),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),

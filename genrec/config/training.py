@@ -271,16 +271,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValueGuidedSection:
-    """A search by the value of prefixes (VED)."""
+class TreeSection:
+    """How a search by the value of prefixes (VED) spends its budget."""
 
-    node_budget: int = key("prefixes read for a request; a beam search of width W reads W (L - 1)", 64, minimum=1)
     initial_width: int = key("beams at the beginning, for at most half the budget", 8, minimum=1)
     entropy_weight: float = key("lambda, of the policy's doubt beside the value", 0.1, minimum=0)
     exploration: float = key("beta, of prefixes that were rarely visited", 1.0, minimum=0)
     rank_by: Literal["log_prob", "value", "mixture"] = key("what candidates are sorted by", "log_prob")
     mixture: float = key("share of the value in a mixture", 0.5, minimum=0, maximum=1)
     selections_per_round: int = key("prefixes expanded between two calls of the model", 1, minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueGuidedSection(TreeSection):
+    """A search by the value of prefixes (VED)."""
+
+    node_budget: int = key("prefixes read for a request; a beam search of width W reads W (L - 1)", 64, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +297,8 @@ class SearchKeys:
     num_candidates: int | None = key("length of the lists; null: the beam width", None, minimum=1)
     batch_size: int = key("requests searched at once", 64, minimum=1)
     index: Literal["flat", "ivf", "hnsw"] = key("of dense recommenders: exact, or approximate", "flat")
+    num_probes: int = key("index=ivf: lists looked through, of about sqrt(items)", 8, minimum=1)
+    num_visited: int = key("index=hnsw: nodes kept while it searches", 128, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)

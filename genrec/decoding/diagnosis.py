@@ -6,7 +6,8 @@ Looks at the search that serves, and changes nothing in it. Must not know networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genrec.decoding.beam_search import Beams, check_width, expand_leaves, search_levels
-from genrec.decoding.exhaustive import check_scores, score_paths, score_prefixes
+from genrec.decoding.exhaustive import check_scores, keep_admissible, score_paths, score_prefixes
 from genrec.decoding.scorer import Candidates, Scorer
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -64,6 +65,12 @@ class SearchDiagnosis:
     is_admissible: Bool[Tensor, " B"]
     lost_at: Int64[Tensor, " B"]
     rivals: Int64[Tensor, " B"]
+
+    def cut(self, k: int) -> SearchDiagnosis:
+        """The same search with a list of the first k."""
+        first = Candidates(*(getattr(self.candidates, each.name)[:, :k] for each in fields(Candidates)))
+        place = self.target_place
+        return replace(self, candidates=first, target_place=torch.where(place < k, place, -1))
 
     @property
     def target_log_prob(self) -> Float[Tensor, " B"]:
@@ -149,18 +156,24 @@ def exact_places(
     Raises:
         DataError: the scorer gave NaN or +inf.
     """
-    paths = trie.path_nodes(targets)
-    scores = score_prefixes(scorer, trie, context)
-    columns = []
+    return places_by(score_prefixes(scorer, trie, context), trie, targets, constraint=constraint)
+
+
+def places_by(
+    scores: Sequence[Float[Tensor, "B _"]],
+    trie: SemanticIdTrie,
+    targets: Int64[Tensor, " B"],
+    *,
+    constraint: Constraint | None = None,
+) -> ExactPlaces:
+    """`exact_places` by scores of all prefixes that are known already, those of `score_prefixes`."""
+    paths, columns = trie.path_nodes(targets), []
     for level, of_nodes in enumerate(scores):
         nodes = torch.arange(of_nodes.shape[1], device=of_nodes.device).expand_as(of_nodes)
         if constraint is not None:
             of_nodes = of_nodes.masked_fill(~constraint.is_alive(level + 1, nodes), -torch.inf)
         columns.append(_places(of_nodes, paths[:, level]))
-    of_items = scores[-1][:, trie.item_leaves]
-    items = torch.arange(trie.num_items, device=of_items.device).expand_as(of_items)
-    if constraint is not None:
-        of_items = of_items.masked_fill(~constraint.is_admissible(items), -torch.inf)
+    of_items = keep_admissible(scores[-1][:, trie.item_leaves], constraint)
     return ExactPlaces(torch.stack(columns, dim=1), _places(of_items, targets))
 
 

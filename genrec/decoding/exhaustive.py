@@ -48,13 +48,18 @@ def exhaustive_search(
     k = trie.num_items if num_candidates is None else num_candidates
     if k < 1:
         raise ConfigError("wrong number of candidates", expected="1 or more", found=k)
-    scores = score_catalogue(scorer, trie, context)
-    if constraint is not None:
-        items = torch.arange(trie.num_items, device=scores.device).expand_as(scores)
-        scores = scores.masked_fill(~constraint.is_admissible(items), -torch.inf)
+    scores = keep_admissible(score_catalogue(scorer, trie, context), constraint)
     best, items = select_best(scores, min(k, trie.num_items))
     items, best = rank_items(items, best, k)
     return Candidates(items, best, best)
+
+
+def keep_admissible(scores: Float[Tensor, "B N"], constraint: Constraint | None) -> Float[Tensor, "B N"]:
+    """Scores of all items, -inf where a request may not get the item."""
+    if constraint is None:
+        return scores
+    items = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    return scores.masked_fill(~constraint.is_admissible(items), -torch.inf)
 
 
 def score_catalogue(scorer: Scorer, trie: SemanticIdTrie, context: Any) -> Float[Tensor, "B N"]:

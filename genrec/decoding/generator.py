@@ -85,6 +85,18 @@ class CandidateGenerator(CatalogueSearch):
         """Prefixes that the model reads for a request, at most; the root belongs to reading the history."""
         return initial_cost(self.trie, self.beam_width)
 
+    def of_width(self, beam_width: int) -> CandidateGenerator:
+        """The same beam search with another number of beams."""
+        return CandidateGenerator(
+            self.scorer,
+            self.trie,
+            item_ids=self.item_ids,
+            train_counts=self.train_counts.cpu().numpy(),
+            beam_width=beam_width,
+            max_history=self.max_history,
+            batch_size=self.batch_size,
+        )
+
     @property
     def uses_gaps(self) -> bool:
         """Whether the scorer reads the time between events."""

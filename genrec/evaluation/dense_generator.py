@@ -44,6 +44,7 @@ class DenseGenerator(CatalogueSearch):
         max_history: last items of a history that the model reads.
         batch_size: requests searched at once.
         index: kind of the index, see `DenseIndex`.
+        **index_options: of `DenseIndex`.
 
     Raises:
         DataError: the numbers of items differ.
@@ -58,13 +59,14 @@ class DenseGenerator(CatalogueSearch):
         max_history: int = 50,
         batch_size: int = 64,
         index: str = "flat",
+        **index_options: int,
     ) -> None:
         super().__init__(item_ids, train_counts, batch_size=batch_size, device=torch.device("cpu"))
         self.model = model
         self.max_history = max_history
         with torch.inference_mode():
             vectors = model.item_vectors().float()
-            self.index = DenseIndex(vectors.cpu(), index)
+            self.index = DenseIndex(vectors.cpu(), index, **index_options)
         self._model_device = vectors.device
         if len(vectors) != self.num_items:
             found = f"{len(vectors)} item vectors, {self.num_items} item ids"

@@ -126,7 +126,9 @@ def open_dense_side(
 def _open_dense(path: Path, dataset: Dataset, search: Search) -> Any:
     artifact, model = load_dense(path, dataset)
     counts = count_items(dataset.train(), dataset.num_items)
-    return artifact, build_dense_generator(model, dataset, counts, batch_size=search.batch_size, index=search.index)
+    names = ("batch_size", "index", "num_probes", "num_visited")
+    options = {name: getattr(search, name) for name in names}
+    return artifact, build_dense_generator(model, dataset, counts, **options)
 
 
 def _open_hybrid(artifact: Artifact, dataset: Dataset, search: Search) -> Hybrid:

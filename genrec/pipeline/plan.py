@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import comparison, finetune, fusion, recipe, report, schema, sources, training
+from genrec.config import comparison, finetune, fusion, recipe, report, schema, search, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 from genrec.pipeline.sweep_space import training_space
@@ -39,6 +39,18 @@ def expected_cost(config: Any = None) -> list[str]:
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
     dataset = Dataset.load(config.dataset, verify=False)
+    if isinstance(config, schema.EvaluateConfig | fusion.FuseConfig | search.FrontierConfig | search.DiagnoseConfig):
+        return _search_cost(config, dataset)
+    if isinstance(config, schema.SweepConfig):
+        return _sweep_cost(config, dataset)
+    if isinstance(config, training.TrainConfig | finetune.FinetuneConfig):
+        return _training_cost(config, dataset)
+    return [f"reads {dataset.num_items:,} items"]
+
+
+def _search_cost(
+    config: schema.EvaluateConfig | fusion.FuseConfig | search.FrontierConfig | search.DiagnoseConfig, dataset: Dataset
+) -> list[str]:
     items = f"{dataset.num_items:,} items"
     if isinstance(config, schema.EvaluateConfig):
         rankings = len(config.models) + len(config.recommenders)
@@ -46,11 +58,14 @@ def expected_cost(config: Any = None) -> list[str]:
     if isinstance(config, fusion.FuseConfig):
         times = len(config.weights) * (len(config.constants) if config.method == "rank_fusion" else 1)
         return [f"searches {items} for at most {dataset.facts['num_validation']:,} validation cases, {times} times"]
-    if isinstance(config, schema.SweepConfig):
-        return _sweep_cost(config, dataset)
-    if isinstance(config, training.TrainConfig | finetune.FinetuneConfig):
-        return _training_cost(config, dataset)
-    return [f"reads {items}"]
+    if isinstance(config, search.FrontierConfig):
+        return [f"searches {items} for {_at_most(config.max_cases)} validation cases, once a setting"]
+    verb = "scores all" if config.exact else "searches"
+    return [f"{verb} {items} for {_at_most(config.max_cases)} {config.split} cases"]
+
+
+def _at_most(number: int | None) -> str:
+    return "all" if number is None else f"at most {number:,}"
 
 
 def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:

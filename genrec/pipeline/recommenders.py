@@ -216,9 +216,15 @@ def build_generator(
 
 
 def build_dense_generator(
-    model: Sasrec, dataset: Dataset, counts: np.ndarray, *, batch_size: int = 64, index: str = "flat"
+    model: Sasrec,
+    dataset: Dataset,
+    counts: np.ndarray,
+    *,
+    batch_size: int = 64,
+    index: str = "flat",
+    **index_options: int,
 ) -> DenseGenerator:
-    """The search of a dense recommender, as it is now."""
+    """The search of a dense recommender, as it is now, with options of `DenseIndex`."""
     return DenseGenerator(
         model,
         item_ids=dataset.item_ids.to_list(),
@@ -226,4 +232,5 @@ def build_dense_generator(
         max_history=model.settings.history_length,
         batch_size=batch_size,
         index=index,
+        **index_options,
     )

@@ -8,7 +8,7 @@ look at the user's own matplotlib settings, and the same bytes for the same fact
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,15 +64,20 @@ def write_health_figures(health: Mapping[str, Any], path: Callable[[str], Path])
         The names that were written: usage, levels and nodes always, residuals, purity, neighbours, proxy and training
         where there are facts, each as .svg and .csv.
     """
-    names = []
     with style():
-        for name, chart in _charts(health):
-            with path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([chart.columns, *chart.rows])
-            metadata = dict.fromkeys(("Date", "Creator"))  # neither changes with the day nor with the version
-            chart.figure.savefig(path(f"{name}.svg"), format="svg", metadata=metadata)
-            names += [f"{name}.svg", f"{name}.csv"]
+        return write_charts(_charts(health), path)
+
+
+def write_charts(charts: Iterable[tuple[str, Chart]], path: Callable[[str], Path]) -> list[str]:
+    """Writes charts, drawn within `style`, as NAME.svg and NAME.csv; returns the names of the files."""
+    names = []
+    for name, chart in charts:
+        with path(f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([chart.columns, *chart.rows])
+        metadata = dict.fromkeys(("Date", "Creator"))  # neither changes with the day nor with the version
+        chart.figure.savefig(path(f"{name}.svg"), format="svg", metadata=metadata)
+        names += [f"{name}.svg", f"{name}.csv"]
     return names
 
 
@@ -129,7 +134,7 @@ def usage(entries: Sequence[Mapping[str, Any]], num_items: int) -> Chart:
 
     rows = []
     height = 1.7 + 0.45 * len(entries)
-    figure = _figure(height, left=0.9, right=1.15, bottom=1.35)
+    figure = empty_figure(height, left=0.9, right=1.15, bottom=1.35)
     axes = figure.subplots()
     colours = {"norm": Normalize(-_OCTAVES, _OCTAVES), "cmap": _colour_map()}
     for at, entry in enumerate(entries):
@@ -162,7 +167,7 @@ def usage(entries: Sequence[Mapping[str, Any]], num_items: int) -> Chart:
 
 def levels(entries: Sequence[Mapping[str, Any]]) -> Chart:
     """Codes of each level that are used and unused, and the perplexity, as shares of the level."""
-    figure = _figure(1.25 + 0.42 * len(entries), right=1.35)
+    figure = empty_figure(1.25 + 0.42 * len(entries), right=1.35)
     axes = figure.subplots()
     for at, entry in enumerate(entries):
         used, dead = 100 * entry["used"] / entry["size"], 100 * entry["dead"] / entry["size"]
@@ -186,7 +191,7 @@ def levels(entries: Sequence[Mapping[str, Any]]) -> Chart:
 
 def residuals(entries: Sequence[Mapping[str, Any]]) -> Chart:
     """What the first l codes leave unexplained of the variance of the embeddings."""
-    figure = _figure(2.8, bottom=0.5)
+    figure = empty_figure(2.8, bottom=0.5)
     axes = figure.subplots()
     shares = [100.0, *(100 * entry["unexplained"] for entry in entries)]
     axes.plot(range(len(shares)), shares, "o-", color=FOUND, lw=2)
@@ -210,7 +215,7 @@ def nodes(entries: Sequence[Mapping[str, Any]]) -> Chart:
     Args:
         entries: `depths` of the health.
     """
-    figure = _figure(3.2)
+    figure = empty_figure(3.2)
     axes = figure.subplots()
     spans = (("min", "max", 0.02, 1.0, "all prefixes"), ("p05", "p95", 0.1, 0.45, "9 of 10"))
     for entry in entries:
@@ -253,7 +258,7 @@ def against_chance(
         unit: of the values.
         is_share: shown in %, with how many times chance they are.
     """
-    figure = _figure(3.0, top=0.6, bottom=0.55)
+    figure = empty_figure(3.0, top=0.6, bottom=0.55)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     scale = 100 if is_share else 1
     rows = []
@@ -289,7 +294,7 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
         epochs: epoch, loss and those of its parts that there are (see `_PARTS`); from the first epoch with codes also
             collision_rate, and levels with used and dead.
     """
-    figure = _figure(6.0, right=1.3, bottom=0.5)
+    figure = empty_figure(6.0, right=1.3, bottom=0.5)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1.3, 1, 1))
     with_codes = [epoch for epoch in epochs if "levels" in epoch]
     at = [epoch["epoch"] for epoch in with_codes]
@@ -322,7 +327,7 @@ def training(epochs: Sequence[Mapping[str, Any]]) -> Chart:
     return Chart(figure, columns, rows)
 
 
-def _figure(
+def empty_figure(
     height: float, *, left: float = 0.75, right: float = 0.15, top: float = 0.35, bottom: float = 0.8
 ) -> Figure:
     """An empty figure with margins in inches.

@@ -125,13 +125,20 @@ def _rescues(facts: Record | None) -> Html | None:
     return table(caption, columns, rows)
 
 
-def _neighbourhood(facts: Any) -> Html | None:
-    rows = facts.get("lists") if isinstance(facts, Mapping) else facts
-    if not isinstance(rows, Sequence) or not rows or not isinstance(rows[0], Mapping):
+def _neighbourhood(rows: Sequence[Record] | None) -> Html | None:
+    if not rows:
         return None
-    columns = [name for name, value in rows[0].items() if isinstance(value, str | int | float)]
-    cells = [[_number(row.get(name)) for name in columns] for row in rows]
-    return table("Targets near to what was generated", [name.replace("_", " ") for name in columns], cells)
+    cells = [
+        (
+            row["neighbours"],
+            short(row["num_items"]),
+            *(f"{row[name]['mean']:.4f}" for name in ("near", "longer")),
+            f"{row['difference']['mean']:+.4f} ({row['difference']['low']:+.4f} to {row['difference']['high']:+.4f})",
+        )
+        for row in rows
+    ]
+    columns = ("neighbours of each", "items", "targets among them", "in a longer list", "difference")
+    return table("Targets among the neighbours of what was generated, and in a list as long", columns, cells)
 
 
 def frontier(facts: Record, source: Any) -> Html:
@@ -157,8 +164,9 @@ def frontier(facts: Record, source: Any) -> Html:
         chosen += [number] if entry["is_chosen"] else []
     machine = facts["machine"]
     text = (
-        f"{facts['num_cases']:,} {facts['split']} cases for recall@{facts['k']}; {facts['num_requests']:,} requests one at a "
-        f"time for the latency, on {machine['cpus']} CPUs ({machine['processor']}), {machine['threads']} threads, load "
+        f"{facts['num_cases']:,} {facts['split']} cases for recall@{facts['k']}; {facts['num_requests']:,} requests "
+        f"one at a time for the latency, on {machine['cpus']} CPUs ({machine['processor']}), {machine['threads']} threads, "
+        f"load "
         f"{machine['load_average']:.1f} at the time."
     )
     columns = ("setting", f"recall@{facts['k']}", "p50", "p99", "requests a second", "on the frontier")
@@ -170,7 +178,3 @@ def frontier(facts: Record, source: Any) -> Html:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else short(value) if isinstance(value, float) else str(value)

@@ -15,8 +15,6 @@ from genrec.data.dataset import Dataset
 from genrec.pipeline import inspect_search
 
 NUM_ITEMS = 80
-MODEL = ["model.width=16", "model.hidden=32", "model.depth_hidden=16", "model.num_heads=2", "model.history_length=8"]
-SHORT = ["stopping.max_epochs=2", "stopping.max_cases=40", "optimizer.batch_size=16", "accelerator=cpu"]
 
 
 def shows(*words: str) -> str:
@@ -31,19 +29,6 @@ def fails(*words: str, code: int) -> str:
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1, result.stderr
     return result.stderr
-
-
-@pytest.fixture(scope="module")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with dataset d and run r of a recommender for a small planted catalogue."""
-    folder = tmp_path_factory.mktemp("road")
-    size = ["source.num_users=150", f"source.num_items={NUM_ITEMS}", "source.num_categories=4"]
-    works("prepare", "synthetic", *size, f"output={folder}/d")
-    works("embed", f"dataset={folder}/d", f"output={folder}/e", "embedding=tfidf", "embedding.dimensions=16")
-    words = ["tokenizer=residual_kmeans", f"tokenizer.embeddings={folder}/e", "tokenizer.codebook_sizes=[12,12,12]"]
-    works("tokenize", f"dataset={folder}/d", f"output={folder}/s", *words)
-    works("train", f"dataset={folder}/d", f"semantic_ids={folder}/s", f"run={folder}/r", *MODEL, *SHORT)
-    return folder
 
 
 @pytest.fixture(scope="module")
