@@ -165,9 +165,8 @@ def frontier(facts: Record, source: Any) -> Html:
     machine = facts["machine"]
     text = (
         f"{facts['num_cases']:,} {facts['split']} cases for recall@{facts['k']}; {facts['num_requests']:,} requests "
-        f"one at a time for the latency, on {machine['cpus']} CPUs ({machine['processor']}), {machine['threads']} threads, "
-        f"load "
-        f"{machine['load_average']:.1f} at the time."
+        f"one at a time for the latency, on {machine['cpus']} CPUs ({machine['processor']}), "
+        f"{machine['threads']} threads, load {machine['load_average']:.1f} at the time."
     )
     columns = ("setting", f"recall@{facts['k']}", "p50", "p99", "requests a second", "on the frontier")
     title = f"Recall@{facts['k']} against latency"
