@@ -209,7 +209,8 @@ def test_an_evaluation_is_deterministic_and_its_seed_matters():
     assert first.report == again.report
     assert first.cases.equals(again.cases)
     options = SummaryOptions(cutoffs=(1, 3), num_resamples=200, reference="last")
-    assert summarise(first.cases, num_items=NUM_ITEMS, **options) == first.report
+    lists = {"lists": first.report["lists"]}
+    assert summarise(first.cases, num_items=NUM_ITEMS, **options) | lists == first.report
     options["seed"] = 1
     assert summarise(first.cases, num_items=NUM_ITEMS, **options)["rows"] != first.report["rows"]
 
@@ -312,10 +313,8 @@ def test_an_evaluation_comes_back_from_its_artifact(tmp_path):
     assert loaded.report == evaluation.report
     assert loaded.cases.equals(evaluation.cases)
     assert loaded.cases.schema == evaluation.cases.schema
-    assert (
-        summarise(loaded.cases, num_items=NUM_ITEMS, cutoffs=(1, 3), num_resamples=200, reference="last")
-        == loaded.report
-    )
+    again = summarise(loaded.cases, num_items=NUM_ITEMS, cutoffs=(1, 3), num_resamples=200, reference="last")
+    assert again | {"lists": loaded.report["lists"]} == loaded.report
     with pytest.raises(ArtifactError):
         load_evaluation(tmp_path / "dataset")
 
