@@ -17,8 +17,8 @@ from genrec.decoding.catalogue_search import CatalogueSearch
 class GeneratorRanker:
     """Scores = those of the k candidates of a search; every other item counts as not recommended.
 
-    Where items share their codes, the search goes on to the last item that scores the same as the k-th: which of equals
-    are cut off is an accident of their numbers.
+    Where items share their codes, all items of the first k codes are kept: which of equals would be cut off is an
+    accident of their numbers, and the figures of semantic IDs need k of them.
 
     Args:
         generator: searches for candidates.
@@ -36,8 +36,7 @@ class GeneratorRanker:
         trie = getattr(generator, "trie", None)
         if trie is not None and trie.max_bucket > 1:
             self.codes = trie.item_leaves.cpu().numpy()
-            # An ID that begins within the first k ends within as many more as there are others of its bucket.
-            self._num_searched = min(num_candidates + trie.max_bucket - 1, generator.num_items)
+            self._num_searched = min(num_candidates * trie.max_bucket, generator.num_items)
 
     def scores(self, histories: Ragged) -> sp.csr_matrix:
         """[B, N] CSR of the candidates' scores; see `genrec.baselines.base.Ranker`."""
