@@ -176,14 +176,12 @@ def _narrow(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Leaves out what is below the k-th best score of its row: finding that costs less than to sort everything."""
     lengths = np.bincount(row, minlength=num_rows)
-    width = int(lengths.max(initial=0))
-    if width <= 2 * k:
-        return row, item, score
-    place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    padded = np.full((num_rows, width), -np.inf)
-    padded[row, place] = score
-    padded.partition(width - k, axis=1)
-    kept = score >= padded[row, width - k]
+    starts = np.cumsum(lengths) - lengths
+    least = np.full(num_rows, -np.inf)
+    for at in np.flatnonzero(lengths > k):
+        scores = score[starts[at] : starts[at] + lengths[at]]
+        least[at] = np.partition(scores, len(scores) - k)[len(scores) - k]
+    kept = score >= least[row]
     return row[kept], item[kept], score[kept]
 
 
