@@ -87,16 +87,18 @@ def intra_list_diversity(lists: np.ndarray, units: np.ndarray, cutoffs: Sequence
         [B, M] float64 in [0, 2]; NaN where there are fewer than two items.
     """
     found = np.full((len(lists), len(cutoffs)), np.nan)
+    items, column = np.unique(lists, return_inverse=True)
+    column = column.reshape(lists.shape)
+    units = units[items]  # what is listed; padding brings a row that nothing refers to
+    squares = np.einsum("ue,ue->u", units, units, dtype=np.float64)
     total = np.zeros((len(lists), units.shape[1]))
-    squares = np.einsum("ne,ne->n", units, units, dtype=np.float64)
-    own = np.zeros(len(lists))
-    size = np.zeros(len(lists))
+    own, size = np.zeros(len(lists)), np.zeros(len(lists))
     start = 0
     for at, k in enumerate(cutoffs):
-        part = lists[:, start:k]
-        row, place = np.nonzero(part >= 0)
-        item = part[row, place]
-        member = sp.csr_matrix((np.ones(len(row), np.float32), (row, item)), shape=(len(lists), len(units)))
+        row, place = np.nonzero(lists[:, start:k] >= 0)
+        member = sp.csr_matrix(
+            (np.ones(len(row), np.float32), (row, column[row, start + place])), shape=(len(lists), len(items))
+        )
         total += member @ units
         own += member @ squares
         size += np.bincount(row, minlength=len(lists))

@@ -31,9 +31,7 @@ from genrec.evaluation.significance import (
 from genrec.evaluation.slices import NOVELTY_LABELS, POPULARITY_LABELS, length_bucket_names
 
 MASKS = {"none": ("num_greater", "num_tied"), "seen": ("num_greater_masked", "num_tied_masked")}
-ID_COLUMNS = {
-    mask: (f"{greater}_id", f"{tied}_id") for mask, (greater, tied) in MASKS.items()
-}  # where codes are shared
+ID_COLUMNS = {mask: (f"{greater}_id", f"{tied}_id") for mask, (greater, tied) in MASKS.items()}  # of shared codes
 SLICE_COLUMNS = {
     "target_popularity": POPULARITY_LABELS,
     "history_length_bucket": length_bucket_names(),

@@ -41,7 +41,7 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         parents[f"recommender {name}"], models[name] = _open_recommender(path, config, dataset)
     cases = dataset.cases(config.split)
     train = dataset.train()
-    categories, vectors = top_level_categories(dataset.items), None
+    categories, vectors = _top_level_categories(dataset.items), None
     if config.embeddings is not None:
         parents["embeddings"], vectors = load_embeddings(config.embeddings, dataset.artifact)
     reference = config.reference or ("item_knn" if "item_knn" in models else None)
@@ -114,7 +114,7 @@ def _standard_cutoffs(models: Mapping[str, Ranker], num_items: int) -> tuple[int
     return (*(k for k in CUTOFFS if k <= num_items), *(k for k in LONG_CUTOFFS if k <= longest))
 
 
-def top_level_categories(items: pl.DataFrame) -> list[str | None] | None:
+def _top_level_categories(items: pl.DataFrame) -> list[str | None] | None:
     """[N] the first category of each item, None where it has none; None if that would tell no two items apart."""
     if "categories" not in items.columns:
         return None
@@ -211,26 +211,30 @@ def _list_table(report: dict[str, Any]) -> Table:
         for row in report["lists"]
         if row["cutoff"] == k
     )
-    columns = columns if any(row[-1] for row in cells) else columns[:-1]
-    cells = tuple(row[: len(columns)] for row in cells)
+    if not any(row[-1] for row in cells):
+        columns, cells = columns[:-1], tuple(row[:-1] for row in cells)
     caption = "popularity: training interactions of a recommended item; coverage, Gini: of the whole catalogue"
     return Table(f"the first {k} recommendations", columns, cells, left=columns[:2], caption=caption)
 
 
 def _tie_tables(report: dict[str, Any]) -> tuple[Table, ...]:
-    """One table, or none where no rank depends on the order of equals."""
-    tied = [row for row in report["rows"] if _depends_on_ties(row)]
+    """One table, or none where no rank depends on the order of equals and no semantic ID is shared."""
+    tied = [row for row in report["rows"] if "id_level" in row or _depends_on_ties(row)]
     if not tied:
         return ()
     rules = list(next(iter(tied[0]["tie_bounds"].values())))
     has_ids = any("id_level" in row for row in tied)
-    columns = ("model", "seen mask", "metric", *rules, *(("ID level",) if has_ids else ()))
+    columns = ("model", "seen mask", "metric", *rules, "ID level")
     cells = []
     for row in tied:
         for name, bounds in row["tie_bounds"].items():
             metric, _, k = name.partition("@")
-            line = [row["model"], row["mask"], f"{_METRIC_NAMES[metric]}@{k}", *map(short, bounds.values())]
-            cells.append((*line, *([short(row["id_level"][name]) if "id_level" in row else ""] if has_ids else [])))
+            of_ids = short(row["id_level"][name]) if "id_level" in row else ""
+            cells.append(
+                (row["model"], row["mask"], f"{_METRIC_NAMES[metric]}@{k}", *map(short, bounds.values()), of_ids)
+            )
+    if not has_ids:
+        columns, cells = columns[:-1], [row[:-1] for row in cells]
     caption = "ID level: the semantic ID of the target is found, which several items share" if has_ids else ""
     title = "equal scores: what the tie rule decides"
     return (Table(title, columns, tuple(cells), left=columns[:3], caption=caption),)
