@@ -51,7 +51,7 @@ def gini(counts: np.ndarray) -> float:
 
 
 def self_information(train_counts: np.ndarray) -> np.ndarray:
-    """[N] bits of news in each item: -log2 of its share p of the training interactions (Zhou et al. 2010, eq. 6).
+    """[N] bits of news in each item: -log2 of its share p of the training interactions (surprisal, Zhou et al. 2010).
 
     They take the share of the users. Ours is of the interactions, with one more for every item, so that items without
     any have a finite value: p = (count + 1) / (sum of counts + N).

@@ -273,9 +273,9 @@ def id_rank_counts(
         DataError: as `rank_counts`.
     """
     num_rows, num_items = shape_of(scores)
-    row, code = stored_rows(scores), codes[scores.indices]
-    order = np.lexsort((-scores.data, code, row))
-    row, code, best = row[order], code[order], np.asarray(scores.data)[order]
+    row, code, best = stored_rows(scores), codes[scores.indices], np.asarray(scores.data, dtype=np.float64)
+    order = np.lexsort((np.negative(best), code, row))
+    row, code, best = row[order], code[order], best[order]
     is_first = np.ones(len(row), dtype=bool)
     is_first[1:] = (np.diff(row) != 0) | (np.diff(code) != 0)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row[is_first], minlength=num_rows))])
