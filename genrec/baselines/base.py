@@ -62,22 +62,42 @@ def recommend(model: Ranker, histories: Ragged, k: int, *, exclude_seen: bool) -
         ConfigError: k below 1 or above N.
         DataError: an index outside the catalogue.
     """
-    items = np.full((len(histories), k), -1, dtype=np.int32) if k > 0 else np.zeros((len(histories), 0), dtype=np.int32)
+    items = np.full((len(histories), max(k, 0)), -1, dtype=np.int32)
     best = np.full(items.shape, -np.inf)
     for start in range(0, len(histories), _BATCH):
         batch = histories.take(slice(start, start + _BATCH))
         scores = model.scores(batch)
-        _, num_items = shape_of(scores)
-        check_list_length(k, num_items)
-        row, item, _ = batch.flat() if exclude_seen else (np.zeros(0, dtype=np.int64),) * 3
-        seen = np.unique(row * num_items + item)
-        row, item, score = _candidates(scores, k, seen)
-        order = np.lexsort((item, -score, row))
-        row, item, score = row[order], item[order], score[order]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        kept = place < k
-        items[start + row[kept], place[kept]] = item[kept]
-        best[start + row[kept], place[kept]] = score[kept]
+        check_list_length(k, shape_of(scores)[1])
+        row, item, _ = batch.flat()
+        found = best_items(scores, k, (row, item) if exclude_seen else None)
+        items[start : start + len(batch)], best[start : start + len(batch)] = found
+    return items, best
+
+
+def best_items(
+    scores: Scores, k: int, seen: tuple[np.ndarray, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best items of each row of scores, sorted by (score descending, item_index ascending).
+
+    Args:
+        scores: [B, N].
+        k: length of the lists, 1 to N.
+        seen: (row, item) pairs to leave out, in any order; None: none.
+
+    Returns:
+        item_index [B, k] int32 padded with -1 and score [B, k] float64 padded with -inf, as `recommend`.
+    """
+    num_rows, num_items = shape_of(scores)
+    keys = np.zeros(0, dtype=np.int64) if seen is None else np.unique(seen[0] * num_items + seen[1])
+    row, item, score = _candidates(scores, k, keys)
+    order = np.lexsort((item, -score, row))
+    row, item, score = row[order], item[order], score[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = place < k
+    items = np.full((num_rows, k), -1, dtype=np.int32)
+    best = np.full((num_rows, k), -np.inf)
+    items[row[kept], place[kept]] = item[kept]
+    best[row[kept], place[kept]] = score[kept]
     return items, best
 
 
@@ -136,7 +156,7 @@ def _candidates(scores: Scores, k: int, seen: np.ndarray) -> tuple[np.ndarray, n
     kept = ~_contains(seen, keys)
     row, item, score = row[kept], entries.indices[kept].astype(np.int64), entries.data[kept].astype(np.float64)
     if base is None:
-        return row, item, score
+        return _narrow(row, item, score, k, num_rows)
     # The first of the base's own order are enough: k and as many as can be overruled or seen in one row.
     left_out = np.unique(np.concatenate([seen, keys]))
     most = np.bincount(left_out // num_items, minlength=num_rows).max(initial=0)
@@ -149,6 +169,20 @@ def _candidates(scores: Scores, k: int, seen: np.ndarray) -> tuple[np.ndarray, n
         np.concatenate([item, base_item]),
         np.concatenate([score, base[base_item]]),
     )
+
+
+def _narrow(
+    row: np.ndarray, item: np.ndarray, score: np.ndarray, k: int, num_rows: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Leaves out what is below the k-th best score of its row: finding that costs less than to sort everything."""
+    lengths = np.bincount(row, minlength=num_rows)
+    starts = np.cumsum(lengths) - lengths
+    least = np.full(num_rows, -np.inf)
+    for at in np.flatnonzero(lengths > k):
+        scores = score[starts[at] : starts[at] + lengths[at]]
+        least[at] = np.partition(scores, len(scores) - k)[len(scores) - k]
+    kept = score >= least[row]
+    return row[kept], item[kept], score[kept]
 
 
 def _dense_candidates(scores: np.ndarray, k: int, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

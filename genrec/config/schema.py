@@ -263,7 +263,7 @@ class ItemKnnSection:
 
 # `optimum` is the best predictor there can be; only a synthetic catalogue has one that is known.
 Baseline = Literal["popularity", "recent_popularity", "markov", "item_knn", "optimum"]
-Ties = Literal["pessimistic", "mid", "optimistic"]
+Ties = Literal["pessimistic", "mid", "expected", "optimistic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,8 +281,15 @@ class EvaluateConfig:
     search: Search = key("how recommenders search", SearchSection)
     recent_popularity: RecentPopularitySection = key("recent popularity", RecentPopularitySection)
     item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
-    cutoffs: tuple[int, ...] | None = key("k of the metrics; null: 1, 5, 10, 20, 50 where they fit", None, minimum=1)
-    ties: Ties = key("rank of a target among items of equal score", "pessimistic")
+    embeddings: Path | None = key("folder of item vectors, in whose space the diversity of lists is measured", None)
+    cutoffs: tuple[int, ...] | None = key(
+        "k of the metrics; null: 1, 5, 10, 20, 50 where they fit, 100 and 500 where all lists are as long",
+        None,
+        minimum=1,
+    )
+    ties: Ties = key(
+        "rank of a target among items of equal score; expected: the mean over all their orders", "pessimistic"
+    )
     reference: str | None = key("row that the others are compared with; null: item_knn if it is there", None)
     num_resamples: int = key("bootstrap resamples", 1000, minimum=100)
     num_permutations: int = key("sign patterns of the permutation test", 10_000, minimum=100)

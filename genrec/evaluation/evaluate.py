@@ -12,19 +12,38 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Unpack, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Unpack, runtime_checkable
 
 import numpy as np
 import polars as pl
+import scipy.sparse as sp
 
 from genrec.artifacts import Artifact, load_artifact, write_artifact
-from genrec.baselines.base import Ranker
+from genrec.baselines.base import Ranker, best_items
 from genrec.baselines.scores import BackoffScores, Scores, empty_scores, shape_of
 from genrec.data.sequences import Cases, Ragged
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation.metrics import RankCounts, check_cutoffs, check_tie_rule, parse_metric, rank_counts, ranks
-from genrec.evaluation.slices import length_labels, novelty_labels, popularity_labels
-from genrec.evaluation.summary import MASKS, SLICE_COLUMNS, SummaryOptions, check_models, check_protocol, summarise
+from genrec.evaluation.list_metrics import ListTally, unit_vectors
+from genrec.evaluation.metrics import (
+    RankCounts,
+    check_cutoffs,
+    check_tie_rule,
+    count_values,
+    id_rank_counts,
+    parse_metric,
+    rank_counts,
+)
+from genrec.evaluation.slices import category_labels, length_labels, novelty_labels, popularity_labels
+from genrec.evaluation.summary import (
+    CATEGORY_COLUMN,
+    ID_COLUMNS,
+    MASKS,
+    SLICE_COLUMNS,
+    SummaryOptions,
+    check_models,
+    check_protocol,
+    summarise,
+)
 from genrec.processes import ALONE, Team
 
 KIND = "evaluation"
@@ -33,7 +52,11 @@ EMPTY_HISTORY_MODEL = "popularity for empty histories"
 
 @runtime_checkable
 class SearchRanker(Ranker, Protocol):
-    """A ranker that searches for some items and leaves the others out, so a mask needs a search of its own."""
+    """A ranker that searches for some items and leaves the others out, so a mask needs a search of its own.
+
+    Attributes:
+        num_candidates: the largest cut-off that its lists are long enough for.
+    """
 
     num_candidates: int
 
@@ -42,13 +65,25 @@ class SearchRanker(Ranker, Protocol):
         ...
 
 
+@runtime_checkable
+class CodedRanker(SearchRanker, Protocol):
+    """A search over semantic IDs, which some items may share.
+
+    Attributes:
+        codes: [N] number of each item's code tuple; None where no two items share theirs.
+    """
+
+    codes: np.ndarray | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found.
 
     Attributes:
         cases: one row a (model, case), models in the order given and cases in theirs; columns of `rank_cases`.
-        report: protocol, metrics, slices and comparisons; plain JSON types; see `genrec.evaluation.summary`.
+        report: that of `genrec.evaluation.summary.summarise`, and "lists": one row a model, mask and cut-off, see
+            `genrec.evaluation.list_metrics.ListTally.rows`. Plain JSON types. What earlier versions wrote has no lists.
     """
 
     cases: pl.DataFrame
@@ -60,6 +95,8 @@ def evaluate_models(
     cases: Cases,
     *,
     train_counts: np.ndarray,
+    categories: Sequence[str | None] | None = None,
+    vectors: np.ndarray | None = None,
     batch_size: int = 1024,
     progress: Callable[[str, int, int], None] | None = None,
     team: Team = ALONE,
@@ -75,6 +112,8 @@ def evaluate_models(
         models: name to fitted model, in the order of the table.
         cases: what to predict; histories hold item indices in [0, N), unknown items left out.
         train_counts: [N] training interactions of each item.
+        categories: [N] top-level category of each item, for slices; None for an item: not known; None: no such slices.
+        vectors: [N, E] item vectors, in whose space the diversity of lists is measured; None: it is not.
         batch_size: cases scored at once.
         progress: called with (model, cases done, cases in all) after every batch.
         team: processes that share the batches out among them; the result does not depend on how many there are. The
@@ -82,14 +121,19 @@ def evaluate_models(
         **summary: see `genrec.evaluation.summary.SummaryOptions`.
 
     Raises:
-        DataError: no cases, an index outside the catalogue, scores of a wrong shape or not finite.
+        DataError: no cases, an index outside the catalogue, scores of a wrong shape or not finite, an item twice in
+            a list.
         ConfigError: no models, a cut-off above N or a search's list, an unknown tie rule or reference.
     """
     # Before the work, not after it.
     protocol = check_protocol(list(models), num_items=len(train_counts), **summary)
     _check_lists(models, protocol.cutoffs)
-    frame = rank_cases(models, cases, train_counts=train_counts, batch_size=batch_size, progress=progress, team=team)
-    return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary) if team.leads else {})
+    work = _Work(cases, _check_inputs(cases, train_counts), batch_size, progress, team)
+    units = None if vectors is None else unit_vectors(vectors)
+    frame, lists = _rank_models(models, work, categories, _Lists(protocol.cutoffs, units))
+    if not team.leads:
+        return Evaluation(frame, {})
+    return Evaluation(frame, summarise(frame, num_items=len(train_counts), **summary) | {"lists": lists})
 
 
 def rank_cases(
@@ -97,6 +141,7 @@ def rank_cases(
     cases: Cases,
     *,
     train_counts: np.ndarray,
+    categories: Sequence[str | None] | None = None,
     batch_size: int = 1024,
     progress: Callable[[str, int, int], None] | None = None,
     team: Team = ALONE,
@@ -107,19 +152,13 @@ def rank_cases(
 
     Returns:
         One row a (model, case), models in the order given, cases in theirs: model, case_index, user_index, target,
-        history_length, num_greater, num_tied, num_greater_masked, num_tied_masked, and the slice columns
-        target_popularity, history_length_bucket, target_novelty (Enum).
+        history_length, num_greater, num_tied, num_greater_masked, num_tied_masked; where a model has items that share
+        their codes, the same of semantic IDs, null for other models: num_greater_id, num_tied_id,
+        num_greater_masked_id, num_tied_masked_id; and the slice columns target_popularity, history_length_bucket,
+        target_novelty, with categories target_category (Enum).
     """
-    check_models(list(models))
-    counts = _check_inputs(cases, train_counts)
-    common = _case_columns(cases, counts)
-    frames = []
-    for name, model in models.items():
-        ranked = _rank_model(name, model, cases, counts, batch_size=batch_size, progress=progress, team=team)
-        columns = (pl.Series(column, values, dtype=pl.Int32) for column, values in ranked.items())
-        frames.append(common.with_columns(pl.lit(name).alias("model"), *columns))
-    order = ["model", *common.columns[:4], *RankCounts._fields, *common.columns[4:]]
-    return pl.concat(frames).select(order)
+    work = _Work(cases, _check_inputs(cases, train_counts), batch_size, progress, team)
+    return _rank_models(models, work, categories, None)[0]
 
 
 def score_model(
@@ -140,7 +179,7 @@ def score_model(
         train_counts: [N] training interactions of each item.
         metric: name with cut-off, such as "ndcg@10".
         exclude_seen: leave out the items of the history.
-        tie_rule: see `genrec.evaluation.metrics.ranks`.
+        tie_rule: one of `genrec.evaluation.metrics.ALL_TIE_RULES`.
         batch_size: cases scored at once.
 
     Raises:
@@ -178,7 +217,7 @@ def score_metrics(
         train_counts: [N] training interactions of each item.
         metrics: names with cut-off, such as "ndcg@10".
         exclude_seen: leave out the items of the history.
-        tie_rule: see `genrec.evaluation.metrics.ranks`.
+        tie_rule: one of `genrec.evaluation.metrics.ALL_TIE_RULES`.
         batch_size: cases scored at once.
         team: processes that share the batches out among them.
 
@@ -194,11 +233,11 @@ def score_metrics(
         _check_lists({"model": model}, (cutoff,))
     check_tie_rule(tie_rule)
     mask = "seen" if exclude_seen else "none"
-    counts = _check_inputs(cases, train_counts)
-    ranked = _rank_model("model", model, cases, counts, batch_size=batch_size, masks=(mask,), team=team)
-    greater, tied = MASKS[mask]
-    rank = ranks(ranked[greater], ranked[tied], tie_rule)
-    return {name: float(function(rank, cutoff).mean()) for name, (function, cutoff) in parsed.items()}
+    work = _Work(cases, _check_inputs(cases, train_counts), batch_size, None, team)
+    ranked = _rank_model("model", model, work, masks=(mask,))
+    greater, tied = (ranked[column] for column in MASKS[mask])
+    values = count_values(greater, tied, sorted({cutoff for _, cutoff in parsed.values()}), tie_rule)
+    return {name: float(values[name].mean()) for name in parsed}
 
 
 def save_evaluation(
@@ -262,58 +301,149 @@ def _check_inputs(cases: Cases, train_counts: np.ndarray) -> np.ndarray:
     return np.asarray(train_counts, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is ranked, and how it is cut and shared."""
+
+    cases: Cases
+    train_counts: np.ndarray
+    batch_size: int
+    progress: Callable[[str, int, int], None] | None
+    team: Team
+
+    @property
+    def num_items(self) -> int:
+        return len(self.train_counts)
+
+
+class _Lists(NamedTuple):
+    """What is asked of the lists: see `ListTally`."""
+
+    cutoffs: Sequence[int]
+    units: np.ndarray | None
+
+    def tally(self, work: _Work) -> ListTally:
+        return ListTally(work.num_items, len(work.cases), cutoffs=self.cutoffs, masks=tuple(MASKS), units=self.units)
+
+
+def _rank_models(
+    models: Mapping[str, Ranker], work: _Work, categories: Sequence[str | None] | None, lists: _Lists | None
+) -> tuple[pl.DataFrame, list[dict[str, Any]]]:
+    """The table of `rank_cases`, and the rows of the lists."""
+    check_models(list(models))
+    common = _case_columns(work.cases, work.train_counts, categories)
+    frames, rows = [], []
+    for name, model in models.items():
+        tally = None if lists is None else lists.tally(work)
+        ranked = _rank_model(name, model, work, tally=tally)
+        columns = (pl.Series(column, values, dtype=pl.Int32) for column, values in ranked.items())
+        frames.append(common.with_columns(pl.lit(name).alias("model"), *columns))
+        if tally is not None:
+            rows += [{"model": name} | row for row in tally.rows(work.train_counts)]
+    table = pl.concat(frames, how="diagonal")
+    ids = [column for pair in ID_COLUMNS.values() for column in pair if column in table.columns]
+    return table.select("model", *common.columns[:4], *RankCounts._fields, *ids, *common.columns[4:]), rows
+
+
 def _rank_model(
-    name: str,
-    model: Ranker,
-    cases: Cases,
-    train_counts: np.ndarray,
-    *,
-    batch_size: int,
-    progress: Callable[[str, int, int], None] | None = None,
-    masks: Sequence[str] = tuple(MASKS),
-    team: Team = ALONE,
+    name: str, model: Ranker, work: _Work, *, masks: Sequence[str] = tuple(MASKS), tally: ListTally | None = None
 ) -> dict[str, np.ndarray]:
-    """The columns of `RankCounts` that belong to the masks, [C] int64 each.
+    """The columns of the masks, those of semantic IDs too where some are shared; [C] int64 each.
 
     Every batch is ranked whole by one process, so that scores do not depend on how many there are.
     """
+    cases, team, size = work.cases, work.team, work.batch_size
     lengths = cases.histories.lengths
     served, empty = np.flatnonzero(lengths > 0), np.flatnonzero(lengths == 0)
-    ranked = {column: np.zeros(len(cases), dtype=np.int64) for mask in masks for column in MASKS[mask]}
-    popularity = BackoffScores(empty_scores(len(empty), len(train_counts)), train_counts)
-    counts = rank_counts(popularity, cases.target[empty], model=EMPTY_HISTORY_MODEL)
-    for start in range(team.rank * batch_size, len(served), team.size * batch_size):
-        rows = served[start : start + batch_size]
-        for column, values in _rank_batch(name, model, cases.take(rows), len(train_counts), masks).items():
+    names = [column for mask in masks for column in MASKS[mask]]
+    # For an empty history the popularity of items: that of an ID is not defined, so the counts of items stand for it.
+    alike = {ids: items for mask in masks for ids, items in zip(ID_COLUMNS[mask], MASKS[mask], strict=True)}
+    names += alike if _shared_codes(model) is not None else []
+    ranked = {column: np.zeros(len(cases), dtype=np.int64) for column in names}
+    for start in range(team.rank * size, len(served), team.size * size):
+        rows = served[start : start + size]
+        for column, values in _rank_batch(name, model, work, rows, masks, tally).items():
             ranked[column][rows] = values
-        if progress is not None:
-            progress(name, len(empty) + start + len(rows), len(cases))
+        if work.progress is not None:
+            work.progress(name, len(empty) + start + len(rows), len(cases))
     ranked = {column: team.total(values) for column, values in ranked.items()}
+    popularity = BackoffScores(empty_scores(len(empty), work.num_items), work.train_counts)
+    counts = rank_counts(popularity, cases.target[empty], model=EMPTY_HISTORY_MODEL)
     for column, values in ranked.items():
-        values[empty] = getattr(counts, column)
+        values[empty] = getattr(counts, alike.get(column, column))
+    if tally is not None:
+        if team.leads and len(empty):
+            one = BackoffScores(empty_scores(1, work.num_items), work.train_counts)
+            popular = np.repeat(best_items(one, tally.length)[0], len(empty), axis=0)
+            for mask in masks:
+                tally.add(mask, empty, popular, model=EMPTY_HISTORY_MODEL)
+        tally.gather(team)
     return ranked
 
 
-def _rank_batch(name: str, model: Ranker, batch: Cases, num_items: int, masks: Sequence[str]) -> dict[str, np.ndarray]:
+def _rank_batch(
+    name: str, model: Ranker, work: _Work, rows: np.ndarray, masks: Sequence[str], tally: ListTally | None
+) -> dict[str, np.ndarray]:
     """As `_rank_model`, for non-empty histories at once: one scoring, or one search a mask."""
-    seen_row, seen_item, _ = batch.histories.flat()
+    batch = work.cases.take(rows)
+    seen = batch.histories.flat()[:2]
+    shape = len(batch), work.num_items
 
-    def counts_of(score: Callable[[Ragged], Scores]) -> RankCounts:
-        scores = score(batch.histories)
-        expected = len(batch), num_items
-        if shape_of(scores) != expected:
-            raise DataError("wrong shape of scores", where=f"model {name!r}", expected=expected, found=shape_of(scores))
-        return rank_counts(scores, batch.target, (seen_row, seen_item), model=name)
+    def checked(scores: Scores) -> Scores:
+        if shape_of(scores) != shape:
+            raise DataError("wrong shape of scores", where=f"model {name!r}", expected=shape, found=shape_of(scores))
+        return scores
 
-    if isinstance(model, SearchRanker):
-        searches = {"none": model.scores, "seen": model.masked_scores}
-        counts = {mask: counts_of(searches[mask]) for mask in masks}
-    else:
-        counts = dict.fromkeys(masks, counts_of(model.scores))
-    return {column: getattr(counts[mask], column) for mask in masks for column in MASKS[mask]}
+    if not isinstance(model, SearchRanker):
+        scores = checked(model.scores(batch.histories))
+        counts = rank_counts(scores, batch.target, seen, model=name)
+        if tally is not None:
+            for mask, lists in zip(MASKS, _both_lists(scores, seen, tally.length), strict=True):
+                tally.add(mask, rows, lists, model=name)
+        return {column: getattr(counts, column) for mask in masks for column in MASKS[mask]}
+    ranked, codes = {}, _shared_codes(model)
+    for mask in masks:
+        search = model.masked_scores if mask == "seen" else model.scores
+        scores = checked(search(batch.histories))
+        counts = rank_counts(scores, batch.target, seen, model=name)
+        ranked |= {column: getattr(counts, column) for column in MASKS[mask]}
+        if codes is not None:
+            ranked |= zip(ID_COLUMNS[mask], _id_counts(scores, codes, batch, mask, name), strict=True)
+        if tally is not None:
+            tally.add(mask, rows, best_items(scores, tally.length)[0], model=name)
+    return ranked
 
 
-def _case_columns(cases: Cases, train_counts: np.ndarray) -> pl.DataFrame:
+def _shared_codes(model: Ranker) -> np.ndarray | None:
+    return model.codes if isinstance(model, CodedRanker) else None
+
+
+def _id_counts(scores: Scores, codes: np.ndarray, batch: Cases, mask: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of semantic IDs; a target that is masked is a miss, though others of its ID may be found."""
+    if not isinstance(scores, sp.csr_matrix):
+        raise DataError("wrong type of scores", where=f"model {name!r}", expected="CSR", found=type(scores).__name__)
+    target = batch.target
+    if mask == "seen":
+        target = np.where(novelty_labels(target, batch.histories) == "repeat", -1, target)
+    return id_rank_counts(scores, codes, target, model=name)
+
+
+def _both_lists(scores: Scores, seen: tuple[np.ndarray, np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """[B, length] item indices each, without and with the seen items left out.
+
+    One longer list holds both: an item that is left out makes room for at most one other.
+    """
+    num_rows, num_items = shape_of(scores)
+    keys = np.unique(seen[0] * num_items + seen[1])
+    most = np.bincount(keys // num_items, minlength=num_rows).max(initial=0)
+    lists = best_items(scores, min(length + int(most), num_items))[0]
+    hidden = np.isin(lists + num_items * np.arange(num_rows)[:, None], keys) & (lists >= 0)
+    order = np.argsort(hidden, axis=1, kind="stable")[:, :length]
+    unseen = np.take_along_axis(np.where(hidden, -1, lists), order, axis=1)
+    return lists[:, :length], unseen
+
+
+def _case_columns(cases: Cases, train_counts: np.ndarray, categories: Sequence[str | None] | None) -> pl.DataFrame:
     """case_index, user_index, target, history_length, then the slice columns."""
     lengths = cases.histories.lengths
     slices = {
@@ -321,12 +451,17 @@ def _case_columns(cases: Cases, train_counts: np.ndarray) -> pl.DataFrame:
         "history_length_bucket": length_labels(lengths),
         "target_novelty": novelty_labels(cases.target, cases.histories),
     }
+    names = dict(SLICE_COLUMNS)
+    if categories is not None:
+        if len(categories) != len(train_counts):
+            raise DataError("one category an item", expected=len(train_counts), found=len(categories))
+        slices[CATEGORY_COLUMN], names[CATEGORY_COLUMN] = category_labels(cases.target, categories, train_counts)
     return pl.DataFrame(
         {
             "case_index": np.arange(len(cases), dtype=np.uint32),
             "user_index": np.asarray(cases.user_index, dtype=np.int32),
             "target": np.asarray(cases.target, dtype=np.int32),
             "history_length": lengths.astype(np.int32),
-            **{name: pl.Series(labels, dtype=pl.Enum(SLICE_COLUMNS[name])) for name, labels in slices.items()},
+            **{name: pl.Series(labels, dtype=pl.Enum(names[name])) for name, labels in slices.items()},
         }
     )

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Int64
 
+from genrec.baselines.base import best_items
 from genrec.data.sequences import Cases, Ragged
 from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.evaluation.evaluate import score_metrics
@@ -26,11 +27,12 @@ class _Recorder(GeneratorRanker):
 
     def __init__(self, generator: CatalogueSearch, num_candidates: int) -> None:
         super().__init__(generator, num_candidates)
-        self.found: list[sp.csr_matrix] = []
+        self.found: list[np.ndarray] = []  # [B, k] item_index, -1 as padding
 
     def scores(self, histories: Ragged) -> sp.csr_matrix:
-        self.found.append(super().scores(histories))
-        return self.found[-1]
+        scores = super().scores(histories)
+        self.found.append(best_items(scores, self.num_candidates)[0])
+        return scores
 
 
 def list_panel(
@@ -68,17 +70,18 @@ def list_panel(
 
 
 def _variety(
-    found: Sequence[sp.csr_matrix], targets: Int64[np.ndarray, " C"], first_codes: Int64[np.ndarray, " N"], length: int
+    found: Sequence[np.ndarray], targets: Int64[np.ndarray, " C"], first_codes: Int64[np.ndarray, " N"], length: int
 ) -> dict[str, float]:
     """Of the lists of all cases, batch by batch."""
     is_listed = np.zeros(len(first_codes), dtype=bool)
     has_code = np.zeros((len(targets), int(first_codes.max()) + 1), dtype=bool)
     start = 0
     for batch in found:
-        sizes, item = np.diff(batch.indptr), batch.indices
+        row, place = np.nonzero(batch >= 0)
+        item = batch[row, place]
         is_listed[item] = True
-        has_code[start + np.repeat(np.arange(len(sizes)), sizes), first_codes[item]] = True
-        start += len(sizes)
+        has_code[start + row, first_codes[item]] = True
+        start += len(batch)
     is_known = targets >= 0
     hits = has_code[np.arange(len(targets)), first_codes[np.where(is_known, targets, 0)]] & is_known
     num_cases = max(1, len(targets))

@@ -2,10 +2,11 @@
 
 Pure NumPy and scipy.sparse. Must not know models, data containers, configuration or frameworks: scores, targets and
 (row, item) pairs come as plain arrays. A metric needs two integers a case: how many other candidates score higher than
-the target, and how many score the same; a tie rule turns them into one rank.
+the target, and how many score the same; a tie rule turns them into one rank, or into the mean over all ranks that a
+random order of the equals would give.
 """
 
-# B cases, N items of the catalogue, S pairs (case, seen item)
+# B cases, N items of the catalogue, S pairs (case, seen item), G distinct code tuples of semantic IDs
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from genrec.baselines.scores import BackoffScores, Scores, shape_of
+from genrec.baselines.scores import BackoffScores, Scores, shape_of, stored_rows
 from genrec.errors import ConfigError, DataError
 
 _TIE_WEIGHTS = {"pessimistic": 1.0, "mid": 0.5, "optimistic": 0.0}
-TIE_RULES = tuple(_TIE_WEIGHTS)
+TIE_RULES = tuple(_TIE_WEIGHTS)  # those that make one rank
+ALL_TIE_RULES = ("pessimistic", "mid", "expected", "optimistic")
 
 
 class RankCounts(NamedTuple):
@@ -53,7 +55,7 @@ def ranks(num_greater: np.ndarray, num_tied: np.ndarray, tie_rule: str = "pessim
     >>> [ranks(np.array([2]), np.array([3]), rule).item() for rule in TIE_RULES]
     [5.0, 3.5, 2.0]
     """
-    check_tie_rule(tie_rule)
+    check_tie_rule(tie_rule, TIE_RULES)
     return np.asarray(num_greater) + _TIE_WEIGHTS[tie_rule] * np.asarray(num_tied)
 
 
@@ -120,12 +122,53 @@ def metric_values(rank: np.ndarray, cutoffs: Sequence[int]) -> dict[str, np.ndar
     return {f"{name}@{k}": function(rank, k) for name, function in METRICS.items() for k in cutoffs}
 
 
-def check_tie_rule(tie_rule: str) -> None:
-    """Raises ConfigError unless it is one of `TIE_RULES`."""
-    if tie_rule not in TIE_RULES:
+def expected_at_k(
+    function: Callable[[np.ndarray, int], np.ndarray], num_greater: np.ndarray, num_tied: np.ndarray, k: int
+) -> np.ndarray:
+    """The mean of a metric over all orders of the items that score the same as the target; [B] float64.
+
+    With r = `num_greater` and m = 1 + `num_tied` the target is equally likely at each rank r, ..., r + m - 1. So
+    Recall@k = clip((k - r) / m, 0, 1) and NDCG@k = (1 / m) sum_{j < m} [r + j < k] / log2(r + j + 2).
+
+    Args:
+        function: `recall_at_k`, `ndcg_at_k` or `mrr_at_k`: of the rank alone, and 0 from rank k on.
+        num_greater: [B] other candidates with a higher score than the target.
+        num_tied: [B] other candidates with the same score.
+        k: cut-off.
+
+    >>> expected_at_k(recall_at_k, np.array([9, 8, 3]), np.array([3, 1, 0]), 10).tolist()
+    [0.25, 1.0, 1.0]
+    """
+    sums = np.concatenate([[0.0], np.cumsum(function(np.arange(k), k))])  # of the first ranks
+    first, size = np.asarray(num_greater), np.asarray(num_tied) + 1
+    mean = (sums[np.minimum(first + size, k)] - sums[np.minimum(first, k)]) / size
+    # A difference of sums is not quite the value where there is nothing to average.
+    return np.where(size == 1, function(first, k), mean)
+
+
+def count_values(
+    num_greater: np.ndarray, num_tied: np.ndarray, cutoffs: Sequence[int], tie_rule: str = "pessimistic"
+) -> dict[str, np.ndarray]:
+    """`metric_values` from the counts behind the ranks, under any of `ALL_TIE_RULES`.
+
+    >>> count_values(np.array([0]), np.array([1]), (1,), "expected")["recall@1"].tolist()
+    [0.5]
+    """
+    if tie_rule != "expected":
+        return metric_values(ranks(num_greater, num_tied, tie_rule), cutoffs)
+    return {
+        f"{name}@{k}": expected_at_k(function, num_greater, num_tied, k)
+        for name, function in METRICS.items()
+        for k in cutoffs
+    }
+
+
+def check_tie_rule(tie_rule: str, rules: Sequence[str] = ALL_TIE_RULES) -> None:
+    """Raises ConfigError unless it is one of the rules."""
+    if tie_rule not in rules:
         raise ConfigError(
             "unknown tie rule",
-            expected=f"one of {', '.join(TIE_RULES)}",
+            expected=f"one of {', '.join(rules)}",
             found=repr(tie_rule),
             fix="set ties=pessimistic",
         )
@@ -210,6 +253,37 @@ def rank_counts(
         np.where(missed_masked, num_items, greater - greater_seen),
         np.where(missed_masked, 0, equal - equal_seen - 1),
     )
+
+
+def id_rank_counts(
+    scores: sp.csr_matrix, codes: np.ndarray, targets: np.ndarray, *, model: str = "model"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts behind the rank of each target's semantic ID among the IDs that were found, whatever items they stand for.
+
+    Args:
+        scores: [B, N] CSR of what a search found; an ID has the best score of its items.
+        codes: [N] number of each item's code tuple, in [0, G).
+        targets: [B] item indices, -1 for a target outside the catalogue.
+        model: name for error messages.
+
+    Returns:
+        IDs above that of the target and other IDs level with it, [B] int64 each; (N, 0) where it was not found.
+
+    Raises:
+        DataError: as `rank_counts`.
+    """
+    num_rows, num_items = shape_of(scores)
+    row, code, best = stored_rows(scores), codes[scores.indices], np.asarray(scores.data, dtype=np.float64)
+    order = np.lexsort((np.negative(best), code, row))
+    row, code, best = row[order], code[order], best[order]
+    is_first = np.ones(len(row), dtype=bool)
+    is_first[1:] = (np.diff(row) != 0) | (np.diff(code) != 0)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row[is_first], minlength=num_rows))])
+    shape = (num_rows, int(codes.max()) + 1)
+    found = sp.csr_matrix((best[is_first], code[is_first], offsets), shape=shape)
+    counts = rank_counts(found, np.where(targets < 0, -1, codes[targets]), model=model)
+    missed = counts.num_greater == shape[1]
+    return np.where(missed, num_items, counts.num_greater), counts.num_tied
 
 
 def _count_dense(

@@ -17,14 +17,26 @@ from genrec.decoding.catalogue_search import CatalogueSearch
 class GeneratorRanker:
     """Scores = those of the k candidates of a search; every other item counts as not recommended.
 
+    Where items share their codes, all items of the first k codes are kept: which of equals would be cut off is an
+    accident of their numbers, and the figures of semantic IDs need k of them.
+
     Args:
         generator: searches for candidates.
         num_candidates: k, at most its `max_candidates`.
+
+    Attributes:
+        codes: [N] number of each item's code tuple; None where no two items share theirs, or there are no codes.
     """
 
     def __init__(self, generator: CatalogueSearch, num_candidates: int) -> None:
         self.generator = generator
         self.num_candidates = num_candidates
+        self.codes: np.ndarray | None = None
+        self._num_searched = num_candidates
+        trie = getattr(generator, "trie", None)
+        if trie is not None and trie.max_bucket > 1:
+            self.codes = trie.item_leaves.cpu().numpy()
+            self._num_searched = min(num_candidates * trie.max_bucket, generator.num_items)
 
     def scores(self, histories: Ragged) -> sp.csr_matrix:
         """[B, N] CSR of the candidates' scores; see `genrec.baselines.base.Ranker`."""
@@ -38,7 +50,7 @@ class GeneratorRanker:
         size = self.generator.batch_size
         parts = [
             self.generator.search(
-                histories.take(slice(start, start + size)), self.num_candidates, exclude_seen=exclude_seen
+                histories.take(slice(start, start + size)), self._num_searched, exclude_seen=exclude_seen
             )
             for start in range(0, len(histories), size)
         ]

@@ -1,4 +1,4 @@
-"""Labels that cut evaluation cases into slices: how popular the target is, how long the history is, repeat or new.
+"""Labels that cut evaluation cases into slices: popularity and category of the target, history length, repeat or new.
 
 Knows NumPy and ragged histories. One label a case, from fixed lists of labels, so that slices of different models and
 runs line up. Only training counts are used: a slice must not look at the split it cuts.
@@ -8,6 +8,8 @@ runs line up. Only training counts are used: a slice must not look at the split 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from genrec.data.sequences import Ragged
@@ -15,6 +17,8 @@ from genrec.data.sequences import Ragged
 POPULARITY_LABELS = ("head", "middle", "tail", "unseen", "outside")
 NOVELTY_LABELS = ("new", "repeat")
 LENGTH_EDGES = (0, 5, 10, 20, 50)
+REST_OF_CATEGORIES = ("other", "no category", "outside")
+NUM_CATEGORIES = 8
 
 
 def popularity_labels(
@@ -85,3 +89,43 @@ def novelty_labels(target: np.ndarray, histories: Ragged) -> np.ndarray:
     row, item, _ = histories.flat()
     is_repeat = np.bincount(row[item == np.asarray(target)[row]], minlength=len(histories)) > 0
     return np.array(NOVELTY_LABELS)[is_repeat.astype(np.int64)]
+
+
+def category_labels(
+    target: np.ndarray,
+    categories: Sequence[str | None],
+    train_counts: np.ndarray,
+    *,
+    num_categories: int = NUM_CATEGORIES,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The category of each target, by name where it is one of those with the most training interactions.
+
+    Equal numbers of interactions: the name that comes first in the alphabet. "other": a rarer category; "no category":
+    the item has none; "outside": not in the catalogue (target -1). A category that bears one of these names is never
+    among the frequent ones.
+
+    Args:
+        target: [C] integer, item index or -1.
+        categories: [N] top-level category of each item; None: not known.
+        train_counts: [N] training interactions of each item.
+        num_categories: how many are kept apart at most.
+
+    Returns:
+        [C] strings, and all labels there can be: the frequent categories, most frequent first, then
+        `REST_OF_CATEGORIES`.
+
+    >>> labels, names = category_labels(np.array([0, 2, 3, -1]), ["a", "b", "b", None], np.array([1, 1, 1, 1]),
+    ...     num_categories=1)
+    >>> labels.tolist(), names
+    (['other', 'b', 'no category', 'outside'], ('b', 'other', 'no category', 'outside'))
+    """
+    totals: dict[str, int] = {}
+    for name, count in zip(categories, np.asarray(train_counts).tolist(), strict=True):
+        if name is not None and name not in REST_OF_CATEGORIES:
+            totals[name] = totals.get(name, 0) + count
+    frequent = sorted(totals, key=lambda name: (-totals[name], name))[:num_categories]
+    labels = (*frequent, *REST_OF_CATEGORIES)
+    code = {name: at for at, name in enumerate(frequent)}
+    other, none, outside = range(len(frequent), len(labels))
+    by_item = np.array([none if name is None else code.get(name, other) for name in categories] + [outside])
+    return np.array(labels)[by_item[np.asarray(target, dtype=np.int64)]], labels

@@ -16,7 +16,7 @@ import polars as pl
 import scipy.sparse as sp
 
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation.metrics import TIE_RULES, check_cutoffs, check_tie_rule, metric_values, ranks
+from genrec.evaluation.metrics import ALL_TIE_RULES, check_cutoffs, check_tie_rule, count_values
 from genrec.evaluation.significance import (
     bootstrap_means,
     bootstrap_p_value,
@@ -31,12 +31,15 @@ from genrec.evaluation.significance import (
 from genrec.evaluation.slices import NOVELTY_LABELS, POPULARITY_LABELS, length_bucket_names
 
 MASKS = {"none": ("num_greater", "num_tied"), "seen": ("num_greater_masked", "num_tied_masked")}
+ID_COLUMNS = {mask: (f"{greater}_id", f"{tied}_id") for mask, (greater, tied) in MASKS.items()}  # of shared codes
 SLICE_COLUMNS = {
     "target_popularity": POPULARITY_LABELS,
     "history_length_bucket": length_bucket_names(),
     "target_novelty": NOVELTY_LABELS,
 }
+CATEGORY_COLUMN = "target_category"  # a slice column too, with labels that depend on the catalogue
 CUTOFFS = (1, 5, 10, 20, 50)
+LONG_CUTOFFS = (100, 500)  # of candidate generation
 POWER = 0.8
 
 
@@ -92,7 +95,9 @@ def summarise(cases: pl.DataFrame, *, num_items: int, **options: Unpack[SummaryO
     Returns:
         Plain JSON types: protocol, models, num_cases, num_users, num_empty_history, num_target_unseen_in_train,
         num_target_outside_catalogue, num_target_in_history, num_fewer_candidates (cases with fewer unseen items than
-        the largest cut-off), rows (one a model and mask), slices, comparisons.
+        the largest cut-off), rows (one a model and mask), slices, comparisons. A row has metrics, tie_bounds and, where
+        the model has items that share their codes, id_level: the same metrics of semantic IDs, where finding that of
+        the target is a hit.
 
     Raises:
         DataError: no cases, or models ranked on different cases.
@@ -103,12 +108,11 @@ def summarise(cases: pl.DataFrame, *, num_items: int, **options: Unpack[SummaryO
     cutoffs = protocol.cutoffs
     primary = 10 if 10 in cutoffs else cutoffs[-1]
     first = next(iter(tables.values()))
-    rank = {
-        (model, mask): ranks(table[greater].to_numpy(), table[tied].to_numpy(), protocol.tie_rule)
+    metrics = {
+        (model, mask): count_values(table[greater].to_numpy(), table[tied].to_numpy(), cutoffs, protocol.tie_rule)
         for model, table in tables.items()
         for mask, (greater, tied) in MASKS.items()
     }
-    metrics = {key: metric_values(values, cutoffs) for key, values in rank.items()}
     shown = (f"recall@{primary}", f"ndcg@{primary}")
     users = first["user_index"].to_numpy()
     means = _bootstrap(metrics, users, protocol)
@@ -126,7 +130,7 @@ def summarise(cases: pl.DataFrame, *, num_items: int, **options: Unpack[SummaryO
         },
         "models": list(tables),
         **_case_facts(first, num_items, cutoffs[-1]),
-        "rows": _rows(tables, metrics, means, primary, protocol.confidence),
+        "rows": _rows(tables, metrics, means, primary, protocol),
         "slices": _slices(first, metrics, shown),
         "comparisons": _comparisons(metrics, means, users, shown, protocol),
     }
@@ -257,36 +261,43 @@ def _rows(
     metrics: _Metrics,
     means: dict[tuple[str, str], np.ndarray],
     primary: int,
-    confidence: float,
+    protocol: EvaluationProtocol,
 ) -> list[dict[str, Any]]:
     rows = []
     for (model, mask), columns in metrics.items():
-        low, high = percentile_interval(means[model, mask], confidence=confidence)
+        low, high = percentile_interval(means[model, mask], confidence=protocol.confidence)
         greater, tied = (tables[model][column].to_numpy() for column in MASKS[mask])
-        bounds = {rule: metric_values(ranks(greater, tied, rule), (primary,)) for rule in TIE_RULES}
-        rows.append(
-            {
-                "model": model,
-                "mask": mask,
-                "metrics": {
-                    name: {"mean": float(values.mean()), "low": float(low[at]), "high": float(high[at])}
-                    for at, (name, values) in enumerate(columns.items())
-                },
-                "tie_bounds": {
-                    name: {rule: float(bounds[rule][name].mean()) for rule in TIE_RULES}
-                    for name in (f"recall@{primary}", f"ndcg@{primary}")
-                },
-            }
-        )
+        bounds = {rule: count_values(greater, tied, (primary,), rule) for rule in ALL_TIE_RULES}
+        row: dict[str, Any] = {
+            "model": model,
+            "mask": mask,
+            "metrics": {
+                name: {"mean": float(values.mean()), "low": float(low[at]), "high": float(high[at])}
+                for at, (name, values) in enumerate(columns.items())
+            },
+            "tie_bounds": {
+                name: {rule: float(bounds[rule][name].mean()) for rule in ALL_TIE_RULES}
+                for name in (f"recall@{primary}", f"ndcg@{primary}")
+            },
+        }
+        ids = [tables[model][column] for column in ID_COLUMNS[mask] if column in tables[model].columns]
+        if ids and not ids[0].has_nulls():
+            greater, tied = (column.to_numpy() for column in ids)
+            values = count_values(greater, tied, protocol.cutoffs, protocol.tie_rule)
+            row["id_level"] = {name: float(column.mean()) for name, column in values.items()}
+        rows.append(row)
     return rows
 
 
 def _slices(table: pl.DataFrame, metrics: _Metrics, shown: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     users = table["user_index"].to_numpy()
-    for column in SLICE_COLUMNS:
+    for column in (*SLICE_COLUMNS, CATEGORY_COLUMN):
+        kind = table.schema.get(column)
+        if not isinstance(kind, pl.Enum):
+            continue
         labels = np.asarray(table[column].cast(pl.String).to_list())
-        for label in SLICE_COLUMNS[column]:
+        for label in kind.categories:
             chosen = np.flatnonzero(labels == label)
             if len(chosen) == 0:
                 continue

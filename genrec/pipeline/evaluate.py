@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from genrec.artifacts import Artifact
 from genrec.baselines.base import Baseline, Ranker, count_items
@@ -20,11 +21,14 @@ from genrec.config.load import to_plain, to_yaml
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
 from genrec.data.synthetic import catalogue_of
+from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError, DataError
-from genrec.evaluation.evaluate import evaluate_models, save_evaluation
-from genrec.evaluation.summary import CUTOFFS, check_models, report_rows
+from genrec.evaluation.evaluate import SearchRanker, evaluate_models, save_evaluation
+from genrec.evaluation.summary import CUTOFFS, LONG_CUTOFFS, check_models, report_rows
 from genrec.processes import is_follower, together
 from genrec.terminal import Outcome, Progress, Table
+
+_METRIC_NAMES = {"recall": "R", "ndcg": "N", "mrr": "MRR"}
 
 
 def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
@@ -37,17 +41,21 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         parents[f"recommender {name}"], models[name] = _open_recommender(path, config, dataset)
     cases = dataset.cases(config.split)
     train = dataset.train()
-    cutoffs = config.cutoffs or tuple(k for k in CUTOFFS if k <= dataset.num_items)
+    categories, vectors = _top_level_categories(dataset.items), None
+    if config.embeddings is not None:
+        parents["embeddings"], vectors = load_embeddings(config.embeddings, dataset.artifact)
     reference = config.reference or ("item_knn" if "item_knn" in models else None)
     with together(config.devices, "evaluate", config_text=to_yaml(config)) as team:
         evaluation = evaluate_models(
             models,
             cases,
             train_counts=count_items(train, dataset.num_items),
+            categories=categories,
+            vectors=vectors,
             batch_size=config.batch_size,
             progress=progress,
             team=team,
-            cutoffs=cutoffs,
+            cutoffs=config.cutoffs or _standard_cutoffs(models, dataset.num_items),
             tie_rule=config.ties,
             num_resamples=config.num_resamples,
             num_permutations=config.num_permutations,
@@ -68,6 +76,7 @@ def evaluate(config: schema.EvaluateConfig, *, progress: Progress) -> Outcome:
         "num_cases": report["num_cases"],
         "rows": report["rows"],
         "comparisons": report["comparisons"],
+        "lists": report["lists"],
         "left_out": list(notes),
     }
     generative = [
@@ -97,6 +106,20 @@ def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[s
             train, num_items=dataset.num_items, timestamps=timestamps
         )
     return models, notes
+
+
+def _standard_cutoffs(models: Mapping[str, Ranker], num_items: int) -> tuple[int, ...]:
+    """1 to 50 where the catalogue has as many items; 100 and 500 where the lists of all searches are as long too."""
+    longest = min([num_items, *(model.num_candidates for model in models.values() if isinstance(model, SearchRanker))])
+    return (*(k for k in CUTOFFS if k <= num_items), *(k for k in LONG_CUTOFFS if k <= longest))
+
+
+def _top_level_categories(items: pl.DataFrame) -> list[str | None] | None:
+    """[N] the first category of each item, None where it has none; None if that would tell no two items apart."""
+    if "categories" not in items.columns:
+        return None
+    first = items.get_column("categories").list.first()
+    return first.to_list() if first.drop_nulls().n_unique() > 1 else None
 
 
 def _open_recommender(path: Path, config: schema.EvaluateConfig, dataset: Dataset) -> tuple[Artifact, Ranker]:
@@ -150,41 +173,71 @@ def _build_model(name: str, config: schema.EvaluateConfig, dataset: Dataset) -> 
 
 
 def _report_tables(report: dict[str, Any], config: schema.EvaluateConfig) -> tuple[Table, ...]:
-    """The headline; every cut-off, one table a mask; and what the tie rule does, where it does something."""
+    """The headline; every cut-off, one table a mask; the lists; and what the tie rule does, where it does something."""
     header, *rows = report_rows(report)
     cases, items = report["num_cases"], report["protocol"]["num_items"]
     title = f"{config.dataset}, {config.split}: {cases:,} cases, full ranking of {items:,} items"
-    caption = f"intervals: {config.confidence:.0%} bootstrap over users; equal scores: {config.ties} ranks"
+    ties = "the mean over their orders" if config.ties == "expected" else f"{config.ties} ranks"
+    caption = f"intervals: {config.confidence:.0%} bootstrap over users; equal scores: {ties}"
     tables = [Table(title, header, tuple(rows), left=header[:2], caption=caption)]
-    names = [f"{metric}@{k}" for metric in ("recall", "ndcg") for k in report["protocol"]["cutoffs"]]
-    columns = ("model", *(name.replace("recall", "R").replace("ndcg", "N") for name in names))
+    cutoffs = report["protocol"]["cutoffs"]
+    columns = ("model", "metric", *(f"@{k}" for k in cutoffs))
     for mask, label in (("none", "no mask"), ("seen", "seen items masked")):
         cells = tuple(
-            (row["model"], *(short(row["metrics"][name]["mean"]) for name in names))
+            (row["model"], name, *(short(row["metrics"][f"{metric}@{k}"]["mean"]) for k in cutoffs))
             for row in report["rows"]
             if row["mask"] == mask
+            for metric, name in _METRIC_NAMES.items()
         )
-        tables.append(Table(f"every cut-off, {label}", columns, cells, left=columns[:1]))
-    tied = [row for row in report["rows"] if _depends_on_ties(row)]
-    if tied:
-        rules = list(tied[0]["tie_bounds"])
-        first = report["protocol"]["primary_cutoff"]
-        columns = (
-            "model",
-            "seen mask",
-            *(f"{metric}@{first} {rule}" for metric in "RN" for rule in ("pess.", "mid", "opt.")),
+        tables.append(Table(f"every cut-off, {label}", columns, cells, left=columns[:2]))
+    return (*tables, _list_table(report), *_tie_tables(report))
+
+
+def _list_table(report: dict[str, Any]) -> Table:
+    """What is recommended at the primary cut-off, whatever the targets."""
+    k = report["protocol"]["primary_cutoff"]
+    columns = ("model", "seen mask", "items", "coverage", "Gini", "popularity", "novelty, bits", "diversity")
+    cells = tuple(
+        (
+            row["model"],
+            row["mask"],
+            f"{row['mean_length']:.4g}",
+            short(row["coverage"]),
+            short(row["gini"]),
+            f"{row['average_popularity']:,.1f}",
+            f"{row['novelty']:.2f}",
+            "" if row["diversity"] is None else short(row["diversity"]),
         )
-        assert len(rules) == 2
-        cells = tuple(
-            (
-                row["model"],
-                row["mask"],
-                *(short(value) for name in rules for value in row["tie_bounds"][name].values()),
+        for row in report["lists"]
+        if row["cutoff"] == k
+    )
+    if not any(row[-1] for row in cells):
+        columns, cells = columns[:-1], tuple(row[:-1] for row in cells)
+    caption = "popularity: training interactions of a recommended item; coverage, Gini: of the whole catalogue"
+    return Table(f"the first {k} recommendations", columns, cells, left=columns[:2], caption=caption)
+
+
+def _tie_tables(report: dict[str, Any]) -> tuple[Table, ...]:
+    """One table, or none where no rank depends on the order of equals and no semantic ID is shared."""
+    tied = [row for row in report["rows"] if "id_level" in row or _depends_on_ties(row)]
+    if not tied:
+        return ()
+    rules = list(next(iter(tied[0]["tie_bounds"].values())))
+    has_ids = any("id_level" in row for row in tied)
+    columns = ("model", "seen mask", "metric", *rules, "ID level")
+    cells = []
+    for row in tied:
+        for name, bounds in row["tie_bounds"].items():
+            metric, _, k = name.partition("@")
+            of_ids = short(row["id_level"][name]) if "id_level" in row else ""
+            cells.append(
+                (row["model"], row["mask"], f"{_METRIC_NAMES[metric]}@{k}", *map(short, bounds.values()), of_ids)
             )
-            for row in tied
-        )
-        tables.append(Table("equal scores: what the tie rule decides", columns, cells, left=columns[:2]))
-    return tuple(tables)
+    if not has_ids:
+        columns, cells = columns[:-1], [row[:-1] for row in cells]
+    caption = "ID level: the semantic ID of the target is found, which several items share" if has_ids else ""
+    title = "equal scores: what the tie rule decides"
+    return (Table(title, columns, tuple(cells), left=columns[:3], caption=caption),)
 
 
 def _depends_on_ties(row: dict[str, Any]) -> bool:

@@ -114,6 +114,7 @@ def test_two_processes_write_the_table_of_one(road: Path, tmp_path: Path) -> Non
     two = works("evaluate", *words, f"output={tmp_path}/two", "devices=2")
     assert two["rows"] == one["rows"]
     assert two["comparisons"] == one["comparisons"]
+    assert two["lists"] == one["lists"]
     cases = [(tmp_path / name / "cases.parquet").read_bytes() for name in ("one", "two")]
     assert cases[0] == cases[1]
 

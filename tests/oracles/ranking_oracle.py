@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 
@@ -32,3 +33,19 @@ def metrics(rank: float, k: int) -> dict[str, float]:
 def recommend(scores: dict[int, float], k: int, seen: set[int]) -> list[tuple[int, float]]:
     """The k best unseen items, (score descending, item ascending), fewer if there are fewer."""
     return sorted(((i, s) for i, s in scores.items() if i not in seen), key=lambda pair: (-pair[1], pair[0]))[:k]
+
+
+def mean_over_orders(num_greater: int, num_tied: int, k: int) -> dict[str, float]:
+    """The metrics of a target (called 0) averaged over all orders of it and its equals."""
+    orders = list(itertools.permutations(range(num_tied + 1)))
+    found = [metrics(num_greater + order.index(0), k) for order in orders]
+    return {name: sum(values[name] for values in found) / len(orders) for name in found[0]}
+
+
+def id_position(scores: dict[int, float], codes: list[int], target: int) -> int | None:
+    """Place of the target's ID in the list of distinct IDs by the best score of their items; None if not found."""
+    best: dict[int, float] = {}
+    for item, score in scores.items():
+        best[codes[item]] = max(score, best.get(codes[item], score))
+    ordered = sorted(best, key=lambda code: (-best[code], code))
+    return ordered.index(codes[target]) if target >= 0 and codes[target] in best else None

@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 from genrec.baselines.scores import BackoffScores
 from genrec.errors import ConfigError, DataError
 from genrec.evaluation.metrics import (
+    ALL_TIE_RULES,
     METRICS,
     TIE_RULES,
     check_cutoffs,
+    check_tie_rule,
+    count_values,
+    expected_at_k,
+    id_rank_counts,
     metric_values,
     mrr_at_k,
     ndcg_at_k,
@@ -149,12 +154,71 @@ def test_a_fractional_rank_goes_into_the_formulas():
     assert mrr_at_k(rank, 10).item() == pytest.approx(1 / 10.5)
 
 
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 4)), min_size=1, max_size=6), st.integers(1, 12))
+def test_the_expected_rule_is_the_mean_over_all_orders(pairs, k):
+    greater, tied = np.array(pairs).T
+    for name, function in METRICS.items():
+        found = expected_at_k(function, greater, tied, k)
+        orders = [ranking_oracle.mean_over_orders(*pair, k)[name] for pair in pairs]
+        np.testing.assert_allclose(found, orders, rtol=1e-12, atol=1e-15)
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 600)), min_size=1, max_size=20))
+def test_the_expected_rule_is_its_formulas_and_lies_between_the_bounds(pairs):
+    greater, tied = np.array(pairs).T
+    cutoffs = (1, 10, 500)
+    low, mean, high = (count_values(greater, tied, cutoffs, rule) for rule in ("pessimistic", "expected", "optimistic"))
+    for name, values in mean.items():
+        assert (low[name] - 1e-12 <= values).all()
+        assert (values <= high[name] + 1e-12).all()
+    for k in cutoffs:
+        np.testing.assert_allclose(mean[f"recall@{k}"], np.clip((k - greater) / (tied + 1), 0, 1))
+    alone = np.zeros_like(tied)
+    for rule in ALL_TIE_RULES:
+        single = count_values(greater, alone, cutoffs, rule)
+        assert all((single[name] == values).all() for name, values in metric_values(greater, cutoffs).items())
+
+
+def test_equal_scores_for_everything_win_nothing():
+    """A model that knows nothing must not profit from it: 0, and by the expected rule what chance would give."""
+    num_items, targets = 40, np.arange(40)
+    flat = np.full((num_items, num_items), 0.5)
+    forms = (flat, csr(flat, flat > 0), BackoffScores(sp.csr_matrix(flat.shape), flat[0]))
+    for scores in forms:
+        counts = rank_counts(scores, targets, (targets, (targets + 1) % num_items))
+        for greater, tied, size in ((counts[0], counts[1], num_items), (counts[2], counts[3], num_items - 1)):
+            for k in (1, 10, 38):
+                assert count_values(greater, tied, (k,))[f"recall@{k}"].sum() == 0
+                chance = count_values(greater, tied, (k,), "expected")[f"recall@{k}"]
+                np.testing.assert_allclose(chance, k / size)
+
+
+@given(ranking_problems(), st.data())
+def test_ranks_of_semantic_ids_are_those_of_the_list_of_distinct_ids(problem, data):
+    scores, stored, targets, _ = problem
+    num_items = scores.shape[1]
+    codes = np.array(data.draw(st.lists(st.integers(0, 2), min_size=num_items, max_size=num_items)))
+    scores = np.array([0.25, -1.5, 2.0])[codes] + scores * 0  # an ID has one score, no two of them the same
+    greater, tied = id_rank_counts(csr(scores, stored), codes, targets)
+    for row, target in enumerate(targets.tolist()):
+        known = {item: scores[row, item] for item in range(num_items) if stored[row, item]}
+        place = ranking_oracle.id_position(known, codes.tolist(), target)
+        assert (greater[row], tied[row]) == ((num_items if place is None else place), 0)
+
+
+def test_ids_of_equal_score_are_tied():
+    scores = csr(np.array([[1.0, 1.0, 1.0, 0.0]]), np.ones((1, 4), dtype=bool))
+    counts = id_rank_counts(scores, np.array([0, 0, 1, 2]), np.array([1]))
+    assert [count.item() for count in counts] == [0, 1]
+
+
 def test_a_miss_is_a_miss_at_every_cutoff_and_tie_rule():
     """A target outside the catalogue, one without a score, one that is masked, and all at k = N."""
     scores = csr(np.zeros((3, 4)), np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], dtype=bool))
     greater, tied = rank_counts(scores, np.array([-1, 3, 2]), (np.array([2]), np.array([2])))[2:]
     for rule in TIE_RULES:
         assert recall_at_k(ranks(greater, tied, rule), 4).tolist() == [0, 0, 0]
+    assert expected_at_k(recall_at_k, greater, tied, 4).tolist() == [0, 0, 0]
 
 
 def test_a_stored_zero_is_a_score():
@@ -197,6 +261,9 @@ def test_wrong_input_is_refused():
         rank_counts(twice, np.array([1]))
     with pytest.raises(ConfigError, match="unknown tie rule"):
         ranks(np.array([0]), np.array([0]), "hopeful")
+    with pytest.raises(ConfigError, match=r"unknown tie rule \(expected one of pessimistic, mid, optimistic, found"):
+        ranks(np.array([0]), np.array([0]), "expected")  # not one rank
+    check_tie_rule("expected")
 
 
 def test_cutoffs():

@@ -11,7 +11,7 @@ from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.scorer import TableScorer
 from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import evaluate_models, rank_cases, score_metrics, score_model
-from genrec.evaluation.metrics import ndcg_at_k, ranks
+from genrec.evaluation.metrics import count_values, ndcg_at_k, ranks
 from genrec.evaluation.search_ranker import GeneratorRanker
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -90,3 +90,81 @@ def test_only_the_search_that_is_asked_for_is_run(generator: CandidateGenerator,
     assert ranker.searches == [exclude_seen]
     with pytest.raises(ConfigError, match="cut-off 9 is above the number of candidates"):
         score_model(ranker, cases, train_counts=counts, metric="recall@9")
+
+
+def colliding(seed: int, *, beam_width: int) -> CandidateGenerator:
+    """24 items on 9 code tuples, 1 to 6 items each."""
+    random = np.random.default_rng(seed)
+    codes = np.stack([random.integers(0, 3, size=NUM_ITEMS), random.integers(0, 3, size=NUM_ITEMS)], axis=1)
+    trie = SemanticIdTrie.build(codes, (3, 3))
+    torch.manual_seed(seed)
+    scorer = TableScorer(trie, [torch.randn(5, trie.num_nodes(level), 3) for level in range(2)])
+    ids = [str(index) for index in range(NUM_ITEMS)]
+    return CandidateGenerator(
+        scorer, trie, item_ids=ids, train_counts=np.arange(NUM_ITEMS), beam_width=beam_width, batch_size=3
+    )
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_where_items_share_their_codes_the_order_of_equals_does_not_count(k: int) -> None:
+    """The metrics by the expected rule are means over lists whose equals are shuffled, also those at the end of a list.
+
+    And a semantic ID is found as often as that of the target is among the distinct IDs of the list.
+    """
+    generator = colliding(3, beam_width=8)
+    ranker = GeneratorRanker(generator, 8)
+    leaves = generator.trie.item_leaves.numpy()
+    assert ranker.codes is not None
+    assert (ranker.codes == leaves).all()
+    random = np.random.default_rng(4)
+    rows = [random.integers(0, NUM_ITEMS, size=random.integers(1, 6)).tolist() for _ in range(6)]
+    targets = np.tile(np.arange(NUM_ITEMS), len(rows)).astype(np.int32)
+    cases = Cases(np.arange(len(targets)), targets, Ragged.from_lists([row for row in rows for _ in range(NUM_ITEMS)]))
+    frame = rank_cases({"search": ranker}, cases, train_counts=np.arange(NUM_ITEMS))
+    at = 0
+    for history in rows:
+        for exclude, suffix in ((False, ""), (True, "_masked")):
+            columns = frame.slice(at, NUM_ITEMS)
+            counts = [columns[f"{name}{suffix}"].to_numpy() for name in ("num_greater", "num_tied")]
+            found = generator.search(Ragged.from_lists([history]), NUM_ITEMS, exclude_seen=exclude)
+            items, scores = (part[0].numpy() for part in (found.item_index, found.score))
+            items, scores = items[items >= 0], scores[items >= 0]
+            hits = np.zeros(NUM_ITEMS)
+            for _ in range(1000):
+                order = np.lexsort((random.random(len(items)), -scores))
+                hits[items[order[:k]]] += 1 / 1000
+            expected = count_values(*counts, (k,), "expected")[f"recall@{k}"]
+            np.testing.assert_allclose(hits, expected, atol=0.08)
+            assert expected.sum() == pytest.approx(min(k, len(items)))
+            ids = list(dict.fromkeys(leaves[items].tolist()))
+            hidden = set(history) if exclude else set()
+            places = [
+                NUM_ITEMS if target in hidden or leaves[target] not in ids else ids.index(leaves[target])
+                for target in range(NUM_ITEMS)
+            ]
+            assert columns[f"num_greater{suffix}_id"].to_list() == places
+            assert columns[f"num_tied{suffix}_id"].to_list() == [0] * NUM_ITEMS
+        at += NUM_ITEMS
+
+
+def test_figures_of_semantic_ids_stand_beside_those_of_items(generator: CandidateGenerator) -> None:
+    random = np.random.default_rng(5)
+    rows = [random.integers(0, NUM_ITEMS, size=random.integers(0, 4)).tolist() for _ in range(30)]
+    cases = Cases(np.arange(30), random.integers(-1, NUM_ITEMS, size=30).astype(np.int32), Ragged.from_lists(rows))
+    report = evaluate_models(
+        {"shared": GeneratorRanker(colliding(6, beam_width=9), 9), "own": GeneratorRanker(generator, 9)},
+        cases,
+        train_counts=np.arange(NUM_ITEMS),
+        cutoffs=(1, 5),
+        num_resamples=10,
+        num_permutations=10,
+        reference="own",
+    ).report
+    rows_of = {name: [row for row in report["rows"] if row["model"] == name] for name in ("shared", "own")}
+    assert all("id_level" not in row for row in rows_of["own"])
+    for row in rows_of["shared"]:
+        assert set(row["id_level"]) == set(row["metrics"])
+        for name, bounds in row["tie_bounds"].items():
+            assert bounds["pessimistic"] < bounds["expected"] < bounds["optimistic"] <= row["id_level"][name]
+    lists = [row for row in report["lists"] if row["model"] == "shared" and row["cutoff"] == 5]
+    assert [row["mean_length"] for row in lists] == [5.0, 5.0]

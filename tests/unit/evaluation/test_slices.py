@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from genrec.data.sequences import Ragged
 from genrec.evaluation.slices import (
     LENGTH_EDGES,
+    REST_OF_CATEGORIES,
+    category_labels,
     length_bucket_names,
     length_labels,
     novelty_labels,
@@ -61,3 +63,17 @@ def test_novelty_is_membership(cases):
     targets, histories = zip(*cases, strict=True)
     labels = novelty_labels(np.array(targets), Ragged.from_lists(histories)).tolist()
     assert labels == ["repeat" if target in history else "new" for target, history in cases]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c", "other", None]), st.integers(0, 5)), min_size=1),
+    st.integers(0, 3),
+)
+def test_categories_are_the_most_frequent_of_training_and_the_rest(items, most):
+    categories, counts = [name for name, _ in items], np.array([count for _, count in items])
+    labels, names = category_labels(np.arange(-1, len(items)), categories, counts, num_categories=most)
+    totals = {name: sum(count for own, count in items if own == name) for name in set(categories) & {"a", "b", "c"}}
+    frequent = sorted(totals, key=lambda name: (-totals[name], name))[:most]
+    assert names == (*frequent, *REST_OF_CATEGORIES)
+    expected = ["no category" if name is None else name if name in frequent else "other" for name in categories]
+    assert labels.tolist() == ["outside", *expected]
