@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from genrec.evaluation.metrics import metric_values, ranks
+from genrec.evaluation.metrics import count_values
 from genrec.evaluation.seed_effects import two_level_test
 from genrec.evaluation.significance import (
     bootstrap_means,
@@ -27,7 +27,7 @@ from genrec.evaluation.significance import (
     smallest_detectable_effect,
     standard_errors,
 )
-from genrec.evaluation.summary import MASKS, POWER, SLICE_COLUMNS
+from genrec.evaluation.summary import CATEGORY_COLUMN, MASKS, POWER, SLICE_COLUMNS
 
 FEW_SEEDS = 3
 
@@ -75,9 +75,7 @@ class System:
         found: dict[tuple[str, str], np.ndarray] = {}
         for mask, (greater, tied) in MASKS.items():
             by_seed = [
-                metric_values(
-                    ranks(table[greater].to_numpy(), table[tied].to_numpy(), protocol.tie_rule), (protocol.cutoff,)
-                )
+                count_values(table[greater].to_numpy(), table[tied].to_numpy(), (protocol.cutoff,), protocol.tie_rule)
                 for table in self.tables
             ]
             for name in protocol.metrics:
@@ -233,9 +231,13 @@ def slice_rows(
     A case is won where the mean over the seeds is higher than the reference's, lost where it is lower.
     """
     users, rows = cases["user_index"].to_numpy(), []
-    for column in ("all", *(name for name in SLICE_COLUMNS if name in cases.columns)):
-        labels = np.full(cases.height, "all") if column == "all" else cases[column].cast(pl.String).to_numpy()
-        for label in ("all",) if column == "all" else SLICE_COLUMNS[column]:
+    cases = cases.with_columns(pl.lit("all").cast(pl.Enum(["all"])).alias("all"))
+    for column in ("all", *SLICE_COLUMNS, CATEGORY_COLUMN):
+        kind = cases.schema.get(column)
+        if not isinstance(kind, pl.Enum):  # an evaluation without categories
+            continue
+        labels = cases[column].cast(pl.String).to_numpy()
+        for label in kind.categories:
             chosen = np.flatnonzero(labels == label)
             if not len(chosen):
                 continue

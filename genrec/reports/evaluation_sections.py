@@ -112,22 +112,30 @@ def _all_cutoffs(report: Record, rows: Sequence[Record], mask: str) -> Html:
     return element("details", element("summary", "Every cut-off"), tables)
 
 
+LIST_COLUMNS = ("coverage", "gini", "average_popularity", "novelty", "diversity")
+
+
 def _beyond(report: Record) -> Html | None:
-    """What the lists are like beside being right, where the evaluation has measured it."""
-    rows = [row for row in report["rows"] if row.get("lists")]
+    """What the lists are like beside being right; evaluations of earlier versions have not measured it."""
+    lists = report.get("lists") or []
+    cutoff = report["protocol"]["primary_cutoff"]
+    rows = [row for row in lists if row["cutoff"] == cutoff]
     if not rows:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row["lists"]))
-    cells = [
-        (row["model"], MASK_WORDS[row["mask"]], *(_cell(row["lists"].get(name)) for name in names)) for row in rows
+    columns = [name for name in LIST_COLUMNS if rows[0].get(name) is not None]
+    cells = [(row["model"], MASK_WORDS[row["mask"]], *(short(row[name]) for name in columns)) for row in rows]
+    found = [row for row in lists if row["mask"] == "none"]
+    models = list(dict.fromkeys(row["model"] for row in found))
+    drawn = [
+        Series(name, [(float(row["cutoff"]), row["coverage"]) for row in found if row["model"] == name])
+        for name in models
     ]
-    return table("What is recommended", ("model", "mask", *(name.replace("_", " ") for name in names)), cells, left=2)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("mean")
-    return "" if value is None else short(float(value))
+    order = sorted({float(row["cutoff"]) for row in found})
+    title = "Share of the catalogue in any list, no mask"
+    chart = lines(title, "coverage", drawn, x_label="k", y_label="coverage@k", from_zero=True, x_ticks=order)
+    names = [name.replace("_", " ") for name in columns]
+    caption = f"The first {cutoff} recommendations (novelty in bits; diversity: 1 - cosine of the items' vectors)"
+    return element("div", table(caption, ("model", "mask", *names), cells, left=2), chart)
 
 
 def slices(report: Record, model: str, source: Any) -> Html:
