@@ -1,12 +1,12 @@
-"""What each step of the road costs in time and memory: measured at three sizes, a line through them, and where it leads.
+"""What each step of the road costs in time and memory: measured at three sizes, a line through them, where it leads.
 
-    python benchmarks/costs.py > costs.json                    # measures (about ten minutes on one core)
+    python benchmarks/costs.py > costs.json                    # measures (some five minutes on one core)
     python benchmarks/costs.py --tables benchmarks/costs.json  # prints the tables of docs/costs.md
 
 Every step is one command in a fresh process on a planted catalogue; its CPU seconds and its peak resident memory are
-those that the kernel counted for it. A line a + b x through the three sizes (least squares) gives the cost b of one more
-unit and the start-up a; rows beyond the largest size are such lines and say so. CPU time is stated because it depends
-least on what else the machine does; one thread each, so wall time is not less than it. No bound is checked here.
+those that the kernel counted for it. A line a + b x through the three sizes (least squares) gives the cost b of one
+more unit and the start-up a; rows beyond the largest size are such lines and say so. CPU time is stated because it
+depends least on what else the machine does; one thread each, so wall time is not less than it. No bound is checked.
 """
 
 from __future__ import annotations

@@ -42,9 +42,9 @@ def commands_page() -> str:
     """What `--help` of each verb prints, as tables."""
     parts = [
         "# Commands",
-        "`genrec VERB [config.yaml or name ...] [key=value ...]`. Later words win over earlier ones, `--dry-run` prints the "
-        "resolved configuration and what it would cost, `--json` one line for machines, `--resume` goes on with an "
-        "interrupted run. A section that has variants is chosen by its name: `loss=prefix_pointwise` is short for "
+        "`genrec VERB [config.yaml or name ...] [key=value ...]`. Later words win over earlier ones, `--dry-run` shows "
+        "the resolved configuration and what it would cost, `--json` one line for machines, `--resume` goes on with "
+        "an interrupted run. A section that has variants is chosen by its name: `loss=prefix_pointwise` is short for "
         "`loss.name=prefix_pointwise`, and the keys of a variant say so in brackets.",
     ]
     for words, verb in verbs():
@@ -101,7 +101,11 @@ def _describe(name: str, thing: Any) -> list[str]:
         for method, member in sorted(vars(thing).items()):
             function = inspect.unwrap(getattr(member, "__func__", member))
             if not method.startswith("_") and inspect.isfunction(function):
-                parts += [f"### {name}.{method}", _signature(method, function), to_markdown(inspect.getdoc(function) or "")]
+                parts += [
+                    f"### {name}.{method}",
+                    _signature(method, function),
+                    to_markdown(inspect.getdoc(function) or ""),
+                ]
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Fenced blocks, commands, code spans and links of the project's Markdown, as the tests of the documentation read them."""
+"""Fenced blocks, commands, code spans and links of the project's Markdown, for the tests of the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the cookbook, one page after the other, on small planted files: they run, and leave as they promise."""
+"""The commands of the cookbook, one page after the other, on small planted files: they run, or leave as promised."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ SMALL = {
     "tokenize": {"tokenizer.codebook_sizes": "[16,16,16]", "gates.max_collision_rate": "0.9"},
     "train": SHORT | {"accelerator": "cpu", "model.width": "16", "model.hidden": "24", "model.num_heads": "2"},
     "find-lr": {"accelerator": "cpu", "model.width": "16"},
-    "finetune": SHORT | {"accelerator": "cpu", "targets": "last", "stopping.beam_width": "20"},
-    "sweep": {"num_trials": "3", "num_random": "2"},
+    "finetune": SHORT | {"accelerator": "cpu", "targets": "last"},
     "evaluate": {"models": "[popularity,item_knn]", "num_resamples": "100", "num_permutations": "100"},
     "fuse": {"max_cases": "30"},
 }
+# Words that make a command small whatever its page says.
+SMALLER = {"sweep": {"num_trials": "3", "num_random": "2"}}
 SMALL_MODELS = {
     "encoder_decoder": {"model.encoder_layers": "1", "model.decoder_layers": "1", "model.head_width": "8"},
     "decoder_only": {"model.num_layers": "1"},
@@ -87,7 +88,9 @@ def cook(command: Command) -> bool:
         return True
     words = [*words[1:], *smaller(words[1:])]
     if any(word.startswith("devices=") for word in words):  # its processes start as this one did not
-        found = subprocess.run([sys.executable, "-m", "genrec", *words], env=environment(), capture_output=True, text=True)
+        found = subprocess.run(
+            [sys.executable, "-m", "genrec", *words], env=environment(), capture_output=True, text=True
+        )
         code, said = found.returncode, found.stdout + found.stderr
     else:
         result = RUNNER.invoke(app, words)
@@ -119,8 +122,12 @@ def smaller(words: list[str]) -> list[str]:
     if verb == "tokenize" and not given & {"tokenizer.embeddings"}:
         extra = {}
     if verb == "sweep" and "target=train" in words:
-        extra |= {f"train.{key}": value for key, value in SMALL["train"].items()}
-    return [f"{key}={value}" for key, value in extra.items() if key not in given]
+        forced = {f"train.{key}": value for key, value in SMALL["train"].items()}
+    else:
+        forced = {}
+    forced |= SMALLER.get(verb, {})
+    kept = {key: value for key, value in extra.items() if key not in given}
+    return [f"{key}={value}" for key, value in (kept | forced).items()]
 
 
 # --- the reader's files ----------------------------------------------------------------------------------------------
