@@ -1,7 +1,7 @@
 """What each step of the road costs in time and memory: measured at three sizes, a line through them, where it leads.
 
-    python benchmarks/costs.py > costs.json                    # measures (some five minutes on one core)
-    python benchmarks/costs.py --tables benchmarks/costs.json  # prints the tables of docs/costs.md
+    python benchmarks/costs.py > costs.json                    # measures (a quarter of an hour on one core)
+    python benchmarks/costs.py --page benchmarks/costs.json    # writes its tables into docs/costs.md
 
 Every step is one command in a fresh process on a planted catalogue; its CPU seconds and its peak resident memory are
 those that the kernel counted for it. A line a + b x through the three sizes (least squares) gives the cost b of one
@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,10 +31,11 @@ import polars as pl
 
 import genrec
 
-EVENTS = (500_000, 1_000_000, 2_000_000)  # of `prepare`
-ITEMS = (2_000, 4_000, 8_000)  # of all later steps; as many users, 12.5 events each
-TRIE_ITEMS = (500_000, 1_000_000, 2_000_000)
+EVENTS = (1_000_000, 2_000_000, 4_000_000)  # of `prepare`
+ITEMS = (10_000, 20_000, 40_000)  # of all later steps; as many users, 12.5 events each
+TRIE_ITEMS = (2_000_000, 4_000_000, 8_000_000)
 MEAN_LENGTH = 12.5
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "costs.md"
 GENREC = [sys.executable, "-m", "genrec"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
@@ -52,14 +55,19 @@ UNITS = {
 def main() -> int:
     """Measures, or prints tables of an earlier measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, help="a JSON of an earlier measurement, to print as Markdown")
+    parser.add_argument("--page", type=Path, help="a JSON of an earlier measurement, whose tables go into the page")
     parser.add_argument("--scale", type=float, default=1.0, help="all sizes times this, for a quick look")
-    parser.add_argument("--trie", type=int, help=argparse.SUPPRESS)  # the child of the step of that name
+    parser.add_argument("--trie", type=int, help=argparse.SUPPRESS)  # children of this process
+    parser.add_argument("--plant", nargs=3, metavar=("FOLDER", "ITEMS", "USERS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.trie:
         build_trie(arguments.trie)
-    elif arguments.tables:
-        print(tables(json.loads(arguments.tables.read_text(encoding="utf-8"))))
+    elif arguments.plant:
+        folder, items, users = arguments.plant
+        write_planted(Path(folder), num_items=int(items), num_users=int(users))
+    elif arguments.page:
+        text = fill(PAGE.read_text(encoding="utf-8"), json.loads(arguments.page.read_text(encoding="utf-8")))
+        PAGE.write_text(text, encoding="utf-8")
     else:
         with tempfile.TemporaryDirectory() as folder:
             found = [point for point in measure(Path(folder), arguments.scale)]
@@ -73,10 +81,10 @@ def main() -> int:
 def measure(folder: Path, scale: float) -> Iterator[dict[str, Any]]:
     """The points {step, size, seconds, gigabytes}, as they come."""
     for events in (round(events * scale) for events in EVENTS):
-        write_planted(folder / "raw", num_items=max(200, events // 25), num_users=round(events / MEAN_LENGTH))
+        plant(folder, max(200, events // 25), round(events / MEAN_LENGTH))
         yield point("prepare", events, prepare_words(folder, "big"))
     for items in (round(items * scale) for items in ITEMS):
-        write_planted(folder / "raw", num_items=items, num_users=items)
+        plant(folder, items, items)
         run(prepare_words(folder, "d"))
         yield from measure_road(folder, items)
     for items in (round(items * scale) for items in TRIE_ITEMS):
@@ -113,6 +121,11 @@ def prepare_words(folder: Path, name: str) -> list[str]:
     keep_all = ["filter.min_user_interactions=0", "filter.min_item_interactions=0"]
     places = [f"raw_dir={folder}/raw", f"output={folder}/{name}", "overwrite=true"]
     return [*GENREC, "prepare", *columns, *keep_all, *places]
+
+
+def plant(folder: Path, num_items: int, num_users: int) -> None:
+    """In a process of its own: Linux counts the peak of whoever starts a command as the command's."""
+    run([sys.executable, __file__, "--plant", str(folder / "raw"), str(num_items), str(num_users)])
 
 
 def write_planted(folder: Path, *, num_items: int, num_users: int) -> None:
@@ -176,59 +189,67 @@ def machine() -> dict[str, Any]:
 
 
 def line(points: list[dict[str, Any]], step: str, value: str) -> tuple[float, float, int]:
-    """(a, b, largest size) of the least-squares line value = a + b size; neither is below 0."""
-    chosen = [(point["size"], point[value]) for point in points if point["step"] == step]
+    """(a, b, largest size) of the least-squares line value = a + b size; neither is below 0; NaN below two points."""
+    chosen = [(point["size"], point[value]) for point in points if point["step"] == step and point[value] is not None]
+    if len(chosen) < 2:
+        return math.nan, math.nan, 0
     sizes, values = np.array(chosen, dtype=float).T
     slope = max(0.0, float(np.polyfit(sizes, values, 1)[0]))
     return max(0.0, float(np.mean(values - slope * sizes))), slope, int(sizes.max())
 
 
-def tables(found: dict[str, Any]) -> str:
-    """The Markdown of docs/costs.md."""
-    points = found["points"]
-    return "\n\n".join([measured(points), by_interactions(points), by_items(points), by_requests(points)])
+def fill(page: str, found: dict[str, Any]) -> str:
+    """The page with its parts, each between a comment of its name and `<!-- end -->`, written anew."""
+    points, where = found["points"], found["machine"]
+    versions = ", ".join(f"{name} {where[name]}" for name in ("python", "torch", "polars", "numpy", "faiss-cpu"))
+    parts = {
+        "machine": f"{where['date']}, {where['cores']} cores of {where['processor']}, {where['gigabytes']} GB, {versions}.",
+        "measured": measured(points),
+        "interactions": growth(points, (10**7, 10**8, 10**9), "interactions", ("prepare", "train")),
+        "items": growth(points, (10**6, 10**7, 10**8, 10**9), "items", ("embed", "tokenize", "trie")),
+        "requests": growth(points, (10**6, 10**7), "requests", ("recommend", "evaluate")),
+    }
+    for name, text in parts.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        page = marks.sub(lambda match, text=text: f"{match[1]}\n{text}\n{match[2]}", page)
+    return page
 
 
 def measured(points: list[dict[str, Any]]) -> str:
     rows = []
     for step, unit in UNITS.items():
         sizes = [point for point in points if point["step"] == step]
-        a, b, _ = line(points, step, "seconds")
-        memory = line(points, step, "gigabytes")
-        million = 1e9 if " x " in unit else 1e6
+        scale, word = (1e9, "billion") if " x " in unit else (1e6, "million")
+
+        def shown(value: str, write: Callable[[float], str], step: str = step, scale: float = scale) -> str:
+            a, b, largest = line(points, step, value)
+            return f"{write(a)} + {write(b * scale)}" if tells(a, b, largest) else "?"
+
         rows.append(
             [
                 f"`{step}`",
                 f"{' / '.join(count(point['size']) for point in sizes)} {unit}",
                 " / ".join(duration(point["seconds"]) for point in sizes),
-                f"{duration(a)} + {duration(b * million)} a {'billion' if million == 1e9 else 'million'}",
+                f"{shown('seconds', duration)} a {word}".replace(f"? a {word}", "?"),
                 " / ".join(storage(point["gigabytes"]) for point in sizes),
-                f"{storage(memory[0])} + {storage(memory[1] * million)}",
+                shown("gigabytes", storage),
             ]
         )
     return table(["step", "sizes", "CPU time", "its line", "peak memory", "its line"], rows)
 
 
-def by_interactions(points: list[dict[str, Any]]) -> str:
-    sizes = (10**7, 10**8, 10**9)
-    return growth(points, sizes, "interactions", {"prepare": "prepare", "train": "train, an epoch"})
+def tells(a: float, b: float, largest: int) -> bool:
+    """Whether a line says anything of other sizes: where nearly all of it is start-up, its slope is noise."""
+    return b * largest >= a / 2
 
 
-def by_items(points: list[dict[str, Any]]) -> str:
-    sizes = (10**6, 10**7, 10**8, 10**9)
-    return growth(points, sizes, "items", {"embed": "embed", "tokenize": "tokenize", "trie": "trie alone"})
-
-
-def by_requests(points: list[dict[str, Any]]) -> str:
-    steps = {"recommend": "recommend", "evaluate": "evaluate, both masks"}
-    return growth(points, (10**6, 10**7), "requests", steps)
-
-
-def growth(points: list[dict[str, Any]], sizes: tuple[int, ...], unit: str, steps: dict[str, str]) -> str:
-    """A row a size, time and memory a step, from the lines; * beyond what was measured."""
+def growth(points: list[dict[str, Any]], sizes: tuple[int, ...], unit: str, steps: tuple[str, ...]) -> str:
+    """A row a size, time and memory a step, from the lines; * beyond what was measured, ? where that cannot tell."""
 
     def cell(size: int, step: str, value: str, write: Callable[[float], str]) -> str:
         a, b, largest = line(points, step, value)
+        if not tells(a, b, largest):
+            return "?"
         return write(a + b * size) + ("" if size <= largest else " *")
 
     rows = []
@@ -237,8 +258,7 @@ def growth(points: list[dict[str, Any]], sizes: tuple[int, ...], unit: str, step
         for step in steps:
             row += [cell(size, step, "seconds", duration), cell(size, step, "gigabytes", storage)]
         rows.append(row)
-    heads = [head for name in steps.values() for head in (f"{name}: CPU time", "memory")]
-    return table([unit, *heads], rows)
+    return table([unit, *(head for step in steps for head in (f"`{step}`: CPU time", "memory"))], rows)
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -260,7 +280,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else f"{round(seconds)} s"
 
 
-def storage(gigabytes: float) -> str:
+def storage(gigabytes: float | None) -> str:
+    if gigabytes is None or math.isnan(gigabytes):
+        return "?"
     if gigabytes >= 1000:
         return f"{gigabytes / 1000:.2g} TB"
     return f"{gigabytes:.2g} GB" if gigabytes < 100 else f"{round(gigabytes)} GB"
