@@ -202,8 +202,9 @@ def fill(page: str, found: dict[str, Any]) -> str:
     """The page with its parts, each between a comment of its name and `<!-- end -->`, written anew."""
     points, where = found["points"], found["machine"]
     versions = ", ".join(f"{name} {where[name]}" for name in ("python", "torch", "polars", "numpy", "faiss-cpu"))
+    computer = f"{where['cores']} cores of {where['processor']}, {where['gigabytes']} GB"
     parts = {
-        "machine": f"{where['date']}, {where['cores']} cores of {where['processor']}, {where['gigabytes']} GB, {versions}.",
+        "machine": f"{where['date']}, {computer}, {versions}.",
         "measured": measured(points),
         "interactions": growth(points, (10**7, 10**8, 10**9), "interactions", ("prepare", "train")),
         "items": growth(points, (10**6, 10**7, 10**8, 10**9), "items", ("embed", "tokenize", "trie")),
