@@ -11,7 +11,7 @@ BIN    := $(VENV)/bin
 # Idle OpenMP threads that spin are costly where cores are few or shared.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help quickstart test check lint types layers pytest slow format benchmarks wheel clean
+.PHONY: help quickstart test check lint types layers pytest slow format benchmarks docs wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -47,11 +47,16 @@ format: $(VENV)/installed-dev  ## mend what ruff can mend
 benchmarks: $(VENV)/installed-dev  ## speed and memory as ratios to a reference (minutes)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
+docs: $(VENV)/installed-docs  ## build the documentation into site/; it opens without a server
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 wheel: $(VENV)/installed-dev  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove .venv and caches; data and runs stay
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(VENV)/torch:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genrec needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -66,3 +71,7 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml
 $(VENV)/installed-dev: $(VENV)/torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@

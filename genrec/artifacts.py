@@ -429,7 +429,9 @@ def _manifest_path(folder: Path) -> Path:
     if folder.is_dir():
         if (folder / MANIFEST).is_file():
             return folder / MANIFEST
-        fix = "write it again if its writer was stopped, or check the path"
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))  # <run>/recommender, say
+        hint = f"did you mean {folder / inside[0]}? Otherwise " if inside else ""
+        fix = f"{hint}write it again if its writer was stopped, or check the path"
         raise ArtifactError("not a complete artifact: it has no manifest.json", where=folder, fix=fix)
     if folder.exists():
         raise ArtifactError("an artifact is a folder, and this is a file", where=folder)

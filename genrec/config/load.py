@@ -284,7 +284,7 @@ def _build(kind: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str,
 def _build_mapping(inner: Any, node: Any, path: tuple[str, ...], missing: list[tuple[str, Any]], default: Any) -> Any:
     node = _annotate(node.value, node.origin) if isinstance(node, Leaf) and isinstance(node.value, dict) else node
     if isinstance(node, Leaf):
-        raise _wrong(node, path, "a section of keys")
+        raise _wrong(node, path, f"names of your own, {'.'.join(path)}.NAME=...")
     base = default if isinstance(default, Mapping) else {}
     if inner is Any:
         return {**base, **_plain(node)}

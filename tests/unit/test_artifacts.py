@@ -355,7 +355,10 @@ def test_what_is_no_artifact(artifact: Artifact, tmp_path: Path) -> None:
     refuse(artifact.path / "values.bin", "an artifact is a folder, and this is a file")
     refuse(artifact.path, "wrong kind of artifact (expected 'dataset', found 'thing')", kind="dataset")
     (artifact.path / "manifest.json").unlink()
-    refuse(artifact.path, "not a complete artifact: it has no manifest.json")
+    refuse(artifact.path, "not a complete artifact: it has no manifest.json; write it again")
+    (artifact.path / "recommender").mkdir()
+    (artifact.path / "recommender" / "manifest.json").touch()
+    refuse(artifact.path, f"did you mean {artifact.path}/recommender? Otherwise write it again")
 
 
 def forge(artifact: Artifact, **changes: object) -> None:

@@ -127,6 +127,7 @@ def test_all_missing_values_are_reported_together() -> None:
         (schema.PrepareConfig, "output.deep=1", "key 'output' is not a section"),
         (schema.PrepareConfig, "expect=5", "(expected a section of keys, found '5')"),
         (schema.EvaluateConfig, "item_knn=five", "(expected a section of keys, found 'five')"),
+        (schema.EvaluateConfig, "recommenders=runs/mine", "(expected names of your own, recommenders.NAME=..., found"),
         (schema.PrepareConfig, "order.by=random", "(expected one of timestamp, file, found 'random')"),
         (schema.PrepareConfig, "text.fields=[title, foo]", "(expected list of one of title"),
         (schema.PrepareConfig, "text.fields=title", "(expected list of one of title"),
