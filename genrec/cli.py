@@ -205,21 +205,11 @@ def _log_to_stderr(level: int) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # not for our users to mend
 
 
-def _quieten_lightning() -> None:
-    """Lightning adds a handler and a level of its own when it is imported; its messages go the way of all others."""
-    level = logging.getLogger().handlers[0].level
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(level)
-
-
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
     from genrec.errors import ConfigError, GateError, GenrecError, StorageError
     from genrec.processes import is_follower
-    from genrec.terminal import ProgressReporter, Terminal
+    from genrec.terminal import ProgressReporter, Terminal, quieten_lightning
 
     # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -238,7 +228,7 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
             _show_plan(terminal, positional)
             return
         module = importlib.import_module(f"genrec.pipeline.{verb.module}")
-        _quieten_lightning()
+        quieten_lightning()
         follows = any(is_follower(getattr(config, "devices", 1)) for config in positional)
         with ProgressReporter(terminal.err) as progress:
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)

@@ -68,7 +68,9 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
     >>> together(["reproduced", "above"]), together(["above", "below"])
     ('above', 'below')
     """
-    return next((verdict for verdict in ("below", "above") if verdict in verdicts), "reproduced")
+    if "below" in verdicts:
+        return "below"
+    return "above" if "above" in verdicts else "reproduced"
 
 
 def seed_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from genrec.pipeline.ledger import (
 )
 from genrec.pipeline.prepare import prepare
 from genrec.pipeline.stages import Stages, collaborative_of, id_files, initial_of, raw_files
-from genrec.terminal import Outcome, Progress, Table
+from genrec.terminal import Outcome, Progress, Table, quieten_lightning
 
 KIND = "reproduction"
 FILE = "reproduction.json"
@@ -81,17 +82,18 @@ def reproduce(config: settings.ReproduceConfig, *, progress: Progress) -> Outcom
 
 def _run(plan: Plan, seeds: tuple[int, ...], progress: Progress) -> tuple[dict[str, Artifact], list[str]]:
     """Dataset and evaluations by role, and what was used again."""
-    stages = Stages(plan.output)
+    stages = Stages(plan.output, of="cell")
     start = {} if plan.train is None else initial_of(plan.train)
     dataset = stages.run("prepare", plan.prepare, plan.prepare.output, raw_files(plan.prepare), prepare, progress)
     inputs = {"dataset": dataset.identity}
     if plan.train is None:
         return {"dataset": dataset, "evaluation": _evaluate(stages, plan.evaluate, inputs, progress)}, stages.reused
+    _import_training()
     trained_on = {**inputs, **start, **_semantic_ids(plan, stages, inputs, progress)}
     parents, reused = {"dataset": dataset}, list(stages.reused)
     for seed in seeds:
         training, evaluation = plan.seeded(seed)
-        own = Stages(plan.output / f"seed_{seed}")  # remembers its own work, so that seeds may come and go
+        own = Stages(plan.output / f"seed_{seed}", of="cell")  # remembers its own work, so that seeds may come and go
         recommender = own.train(training, trained_on, progress)
         measured_on = {**inputs, "recommender": recommender.identity}
         parents[f"evaluation of seed {seed}"] = _evaluate(own, evaluation, measured_on, progress)
@@ -101,7 +103,7 @@ def _run(plan: Plan, seeds: tuple[int, ...], progress: Progress) -> tuple[dict[s
 
 def _semantic_ids(plan: Plan, stages: Stages, inputs: dict[str, str], progress: Progress) -> dict[str, str]:
     """The identity of the semantic IDs, if the cell has any, after the work for them."""
-    from genrec.pipeline.embed import embed  # heavy imports, which a baseline can do without
+    from genrec.pipeline.embed import embed
     from genrec.pipeline.tokenizer import tokenize
 
     given = dict(inputs)
@@ -113,6 +115,12 @@ def _semantic_ids(plan: Plan, stages: Stages, inputs: dict[str, str], progress: 
     given |= {**id_files(plan.tokenize), **collaborative_of(plan.tokenize)}
     table = stages.run("tokenize", plan.tokenize, plan.tokenize.output, given, tokenize, progress)
     return {"semantic_ids": table.identity}
+
+
+def _import_training() -> None:
+    """Torch and Lightning take seconds, which a baseline and the ledger can do without."""
+    importlib.import_module("genrec.pipeline.train")
+    quieten_lightning()
 
 
 def _evaluate(stages: Stages, config: Any, inputs: dict[str, str], progress: Progress) -> Artifact:
@@ -181,7 +189,11 @@ def _outcome(found: Mapping[str, Any], plan: Plan, reused: list[str], artifact: 
     if not found["is_settled"]:
         notes.append("not settled: the interval reaches beyond the verdict; more seeds tell")
     table = Table(
-        f"{name}: {found['verdict']}", columns, rows, left=("metric", "mask", "verdict"), caption=str(artifact.path)
+        f"{name}{', changed' if found['changes'] else ''}: {found['verdict']}",
+        columns,
+        rows,
+        left=("metric", "mask", "verdict"),
+        caption=str(artifact.path),
     )
     summary = {**found, "output": str(artifact.path), "identity": artifact.identity, "reused": reused}
     return Outcome(summary, (table,), notes=tuple(notes))

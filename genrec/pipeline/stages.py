@@ -19,13 +19,19 @@ from genrec.terminal import Outcome, Progress
 
 
 class Stages:
-    """What a recipe has made so far, in recipe.json: configuration, inputs and identity of each artifact."""
+    """What a recipe has made so far, in recipe.json: configuration, inputs and identity of each artifact.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of recipe.json.
+        of: what the commands are sections of, for remedies that name keys.
+    """
+
+    def __init__(self, folder: Path, of: str = "recipe") -> None:
         self.path = folder / "recipe.json"
         self.record: dict[str, Any] = read_json(self.path) if self.path.is_file() else {}
         self.outcomes: dict[str, Outcome] = {}
         self.reused: list[str] = []
+        self.of = of
 
     def run(
         self,
@@ -39,7 +45,7 @@ class Stages:
         known = self._known(name, config, output, inputs)
         if known is not None:
             return known
-        with keys_of(name):
+        with keys_of(name, self.of):
             self.outcomes[name] = command(config, progress=progress)
         return self._remember(name, config, output, inputs)
 
@@ -57,7 +63,7 @@ class Stages:
             remove_run(config.run)
         self.record["training"] = started
         self._save()
-        with keys_of("train"):
+        with keys_of("train", self.of):
             self.outcomes["train"] = train(config, progress=progress, resume=goes_on)
         return self._remember("train", config, output, inputs)
 
