@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,15 +25,21 @@ COMMANDS = ("prepare", "embed", "tokenize", "train", "evaluate")
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cell runs: the configuration of each command; None: the command is left out.
+    """A cell and what it runs: the configuration of each command; None: the command is left out.
 
     Attributes:
+        cell: its name.
+        claim: what was published.
+        data: the named configuration of its data.
         output: folder of everything.
         train: of the first seed; see `seeded`.
         evaluate: likewise.
         row: row of the evaluation table that is compared.
     """
 
+    cell: str
+    claim: reproduce.ClaimSection
+    data: str
     output: Path
     prepare: schema.PrepareConfig
     embed: schema.EmbedConfig | None
@@ -98,8 +104,9 @@ def numbers_of(claim: reproduce.ClaimSection) -> list[Number]:
     for mask in MASKS:
         for metric, value in getattr(claim.published, mask).items():
             parse_metric(metric)
-            if metric not in claim.tolerance:
-                raise ConfigError("a published number has no tolerance", where="key 'claim.tolerance'", expected=metric)
+            if not claim.tolerance.get(metric, -1.0) >= 0.0:
+                what = "a published number has no tolerance, from 0 on"
+                raise ConfigError(what, where="key 'claim.tolerance'", expected=metric)
             numbers.append(Number(metric, mask, value, claim.tolerance[metric]))
     if not numbers:
         raise ConfigError("a cell without a published number", where="key 'claim.published'")
@@ -133,6 +140,9 @@ def resolve(config: reproduce.ReproduceConfig) -> Plan:
     _check_row(config, evaluate, trains)
     _check_cutoffs(numbers_of(claim), evaluate)
     return Plan(
+        cell=name,
+        claim=claim,
+        data=config.named.prepare or "data of its own",
         output=output,
         prepare=_section(schema.PrepareConfig, config, "prepare", decided),
         embed=_section(schema.EmbedConfig, config, "embed", decided) if embeds else None,
@@ -156,23 +166,22 @@ def changes(config: reproduce.ReproduceConfig) -> list[str]:
     return [f"{key}={here.get(key)}" for key in sorted(known.keys() | here.keys()) if known.get(key) != here.get(key)]
 
 
-def ledger_table(ledger: Mapping[str, reproduce.ReproduceConfig]) -> Table:
+def ledger_table(plans: Iterable[Plan]) -> Table:
     """A row a cell: what is claimed, under which protocol, what we have, and what it costs to run."""
     columns = ("cell, data [trust]", "protocol", "published", "here", "recorded in", "cost")
     return Table(
         "published numbers and the way to them",
         columns,
-        tuple(_row(name, config) for name, config in ledger.items()),
+        tuple(map(_row, plans)),
         left=columns,
         caption="R: recall, N: NDCG, always of a full ranking; *: the items of the history masked. Trust: read in the "
         "paper, in its code, at a third party, or measured on the same files",
     )
 
 
-def describe(config: reproduce.ReproduceConfig) -> dict[str, Any]:
+def describe(plan: Plan) -> dict[str, Any]:
     """A cell as plain facts, with the protocol that it is run under."""
-    name, claim = claim_of(config)
-    return {"cell": name, **to_plain(claim), "ours": protocol_of(resolve(config))}
+    return {"cell": plan.cell, "data": plan.data, **to_plain(plan.claim), "ours": protocol_of(plan)}
 
 
 def protocol_of(plan: Plan) -> str:
@@ -200,9 +209,8 @@ def show(value: float) -> str:
     return f"{value:.5f}".rstrip("0").removeprefix("0").ljust(5, "0")
 
 
-def _row(name: str, config: reproduce.ReproduceConfig) -> tuple[str, ...]:
-    _, claim = claim_of(config)
-    numbers, recorded = numbers_of(claim), claim.recorded
+def _row(plan: Plan) -> tuple[str, ...]:
+    numbers, recorded = numbers_of(plan.claim), plan.claim.recorded
     published = [
         f"{short_metric(number.metric)}{'*' * (number.mask == 'seen')} {show(number.value)} ±{show(number.tolerance)}"
         for number in numbers
@@ -215,12 +223,12 @@ def _row(name: str, config: reproduce.ReproduceConfig) -> tuple[str, ...]:
         remark = f": {recorded.remark}" if recorded.remark else ""
         place = f"{Path(recorded.where).parts[1]}{remark}"
     return (
-        f"{name}\n{config.named.prepare or 'data of its own'} [{claim.trust}]",
-        textwrap.fill(protocol_of(resolve(config)), 16),
+        f"{plan.cell}\n{plan.data} [{plan.claim.trust}]",
+        textwrap.fill(protocol_of(plan), 16),
         "\n".join(published),
         "\n".join(here),
         textwrap.fill(place, 20, break_on_hyphens=False),
-        textwrap.fill(claim.cost, 16),
+        textwrap.fill(plan.claim.cost, 16),
     )
 
 

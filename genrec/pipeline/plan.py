@@ -10,7 +10,7 @@ from typing import Any
 from genrec.artifacts import load_artifact
 from genrec.config import finetune, fusion, recipe, reproduce, schema, sources, training
 from genrec.data.dataset import Dataset
-from genrec.pipeline.ledger import claim_of, resolve
+from genrec.pipeline.ledger import resolve
 from genrec.pipeline.prepare import raw_folder
 from genrec.pipeline.sweep_space import training_space
 
@@ -57,9 +57,9 @@ def _road_cost(config: recipe.RecipeConfig | reproduce.ReproduceConfig | schema.
         return [*_prepare_cost(config.prepare), epochs, *starts]
     if config.cell is None and config.claim is None:
         return ["seconds"]
-    plan, (_, claim) = resolve(config), claim_of(config)
+    plan = resolve(config)
     times = f", {len(config.seeds)} times" if plan.train is not None else ""
-    return [*_prepare_cost(plan.prepare), f"{claim.cost}{times}"]
+    return [*_prepare_cost(plan.prepare), f"{plan.claim.cost}{times}"]
 
 
 def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:

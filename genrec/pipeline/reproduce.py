@@ -20,7 +20,6 @@ from genrec.pipeline.ledger import (
     Number,
     Plan,
     changes,
-    claim_of,
     describe,
     ledger_table,
     numbers_of,
@@ -45,23 +44,22 @@ def reproduce(config: settings.ReproduceConfig, *, progress: Progress) -> Outcom
         GateError: the cell is to be checked, and is not reproduced; the verdict is written all the same.
     """
     if config.cell is None and config.claim is None:
-        ledger = read_ledger()
-        cells = {name: describe(cell) for name, cell in ledger.items()}
-        return Outcome({"cells": cells}, (ledger_table(ledger),), next="genrec reproduce item-knn-office raw_dir=...")
-    name, claim = claim_of(config)
-    plan, numbers = resolve(config), numbers_of(claim)
+        plans = list(map(resolve, read_ledger().values()))
+        cells = {plan.cell: describe(plan) for plan in plans}
+        return Outcome({"cells": cells}, (ledger_table(plans),), next="genrec reproduce item-knn-office raw_dir=...")
+    plan = resolve(config)
     parents, reused = _run(plan, config.seeds, progress)
     reports = {role: read_json(artifact.file("report.json")) for role, artifact in parents.items() if role != "dataset"}
-    judged = [_judge(number, plan, reports) for number in numbers]
+    judged = [_judge(number, plan, reports) for number in numbers_of(plan.claim)]
     verdict = together([row["verdict"] for row in judged])
-    facts = {"cell": name, "verdict": verdict}
+    facts = {"cell": plan.cell, "verdict": verdict}
     found = {
         **facts,
         "is_settled": all(row["is_settled"] for row in judged),
         "numbers": judged,
         "seeds": [] if plan.train is None else list(config.seeds),
         "changes": changes(config),
-        "claim": to_plain(claim),
+        "claim": to_plain(plan.claim),
         "protocol": protocol_of(plan),
         "configuration": {command: to_plain(getattr(plan, command)) for command in COMMANDS},
     }
@@ -71,7 +69,7 @@ def reproduce(config: settings.ReproduceConfig, *, progress: Progress) -> Outcom
     is_checked = plan.train is None if config.check is None else config.check
     if is_checked and verdict != "reproduced":
         error = GateError(
-            f"the cell {name!r} is {verdict}",
+            f"the cell {plan.cell!r} is {verdict}",
             where=plan.output / KIND / FILE,
             fix="compare data, versions and changes, or set check=false",
         )
