@@ -20,6 +20,12 @@ from genrec.terminal import Table
 T = TypeVar("T")
 FOLDER = "reproduce"
 ROW = "trained"  # of the evaluation table, where something is trained
+HARDWARE = {
+    "train.accelerator",
+    "train.devices",
+    "train.compile",
+    "evaluate.devices",
+}  # where a cell runs, not what it is
 COMMANDS = ("prepare", "embed", "tokenize", "train", "evaluate")
 
 
@@ -154,7 +160,7 @@ def resolve(config: reproduce.ReproduceConfig) -> Plan:
 
 
 def changes(config: reproduce.ReproduceConfig) -> list[str]:
-    """``key=value`` of everything that is not as the ledger has it; nothing for a cell that is not in it."""
+    """``key=value`` of all but hardware that is not as the ledger has it; nothing for a cell that is not in it."""
     name, _ = claim_of(config)
     file = named_configs(FOLDER).get(name)
     if file is None:
@@ -163,7 +169,8 @@ def changes(config: reproduce.ReproduceConfig) -> list[str]:
         dict(_leaves({part: to_plain(getattr(entry, part)) for part in ("claim", "named", *COMMANDS)}))
         for entry in (load_config(reproduce.ReproduceConfig, [file]), config)
     )
-    return [f"{key}={here.get(key)}" for key in sorted(known.keys() | here.keys()) if known.get(key) != here.get(key)]
+    differing = {key for key in known.keys() | here.keys() if known.get(key) != here.get(key)}
+    return [f"{key}={here.get(key)}" for key in sorted(differing - HARDWARE)]
 
 
 def ledger_table(plans: Iterable[Plan]) -> Table:

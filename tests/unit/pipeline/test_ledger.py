@@ -229,7 +229,10 @@ def test_what_cannot_be_run_is_refused(changed: dict[str, object], expected: str
 def test_changes_of_a_cell_are_named() -> None:
     config = LEDGER["apao-office-t5-pointwise"]
     faster = replace(
-        config, train={**config.train, "stopping": {"max_epochs": 2}}, seeds=(5,), output=Path("elsewhere")
+        config,
+        train={**config.train, "stopping": {"max_epochs": 2}, "accelerator": "cpu"},
+        seeds=(5,),
+        output=Path("elsewhere"),
     )
     assert changes(faster) == ["train.stopping.max_epochs=2"]
     assert changes(tiny()) == []
