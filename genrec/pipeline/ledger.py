@@ -20,12 +20,8 @@ from genrec.terminal import Table
 T = TypeVar("T")
 FOLDER = "reproduce"
 ROW = "trained"  # of the evaluation table, where something is trained
-HARDWARE = {
-    "train.accelerator",
-    "train.devices",
-    "train.compile",
-    "evaluate.devices",
-}  # where a cell runs, not what it is
+# Where a cell runs and what it reads: no change of what it is.
+NEUTRAL = {"prepare.raw_dir", "train.accelerator", "train.devices", "train.compile", "evaluate.devices"}
 COMMANDS = ("prepare", "embed", "tokenize", "train", "evaluate")
 
 
@@ -160,7 +156,7 @@ def resolve(config: reproduce.ReproduceConfig) -> Plan:
 
 
 def changes(config: reproduce.ReproduceConfig) -> list[str]:
-    """``key=value`` of all but hardware that is not as the ledger has it; nothing for a cell that is not in it."""
+    """``key=value`` of all that matters and is not as the ledger has it; nothing for a cell that is not in it."""
     name, _ = claim_of(config)
     file = named_configs(FOLDER).get(name)
     if file is None:
@@ -170,7 +166,7 @@ def changes(config: reproduce.ReproduceConfig) -> list[str]:
         for entry in (load_config(reproduce.ReproduceConfig, [file]), config)
     )
     differing = {key for key in known.keys() | here.keys() if known.get(key) != here.get(key)}
-    return [f"{key}={here.get(key)}" for key in sorted(differing - HARDWARE)]
+    return [f"{key}={here.get(key)}" for key in sorted(differing - NEUTRAL)]
 
 
 def ledger_table(plans: Iterable[Plan]) -> Table:
@@ -228,7 +224,7 @@ def _row(plan: Plan) -> tuple[str, ...]:
         found = [getattr(recorded, number.mask).get(number.metric) for number in numbers]
         here = ["-" if value is None else show(value) for value in found]
         remark = f": {recorded.remark}" if recorded.remark else ""
-        place = f"{Path(recorded.where).parts[1]}{remark}"
+        place = f"{Path(recorded.where).parts[:2][-1]}{remark}"
     return (
         f"{plan.cell}\n{plan.data} [{plan.claim.trust}]",
         textwrap.fill(protocol_of(plan), 16),
