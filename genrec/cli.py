@@ -6,19 +6,19 @@ data or storage, 4 a gate failed, 5 lineage mismatch, 130 interrupted.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from genrec.config import comparison, finetune, fusion, recipe, report, schema, search, training
+from genrec.config import comparison, finetune, fusion, recipe, report, reproduce, schema, search, training
+from genrec.config.named import config_folders as config_folders
+from genrec.config.named import find_config as find_config
 
 INTERRUPTED = 130
 
@@ -91,6 +91,13 @@ VERBS = (
     Verb("report", report.ReportConfig, "report", "report", "A run, an evaluation or a comparison -> one HTML file."),
     Verb("frontier", search.FrontierConfig, "frontier", "frontier", "A recommender -> recall against latency, here."),
     Verb("diagnose", search.DiagnoseConfig, "diagnose", "diagnose", "A recommender -> where its search loses targets."),
+    Verb(
+        "reproduce",
+        reproduce.ReproduceConfig,
+        "reproduce",
+        "reproduce",
+        "A published number, from raw files to a verdict; alone: the ledger of them.",
+    ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
@@ -204,21 +211,11 @@ def _log_to_stderr(level: int) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # not for our users to mend
 
 
-def _quieten_lightning() -> None:
-    """Lightning adds a handler and a level of its own when it is imported; its messages go the way of all others."""
-    level = logging.getLogger().handlers[0].level
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(level)
-
-
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
     from genrec.errors import ConfigError, GateError, GenrecError, StorageError
     from genrec.processes import is_follower
-    from genrec.terminal import ProgressReporter, Terminal
+    from genrec.terminal import ProgressReporter, Terminal, quieten_lightning
 
     # Idle OpenMP threads that spin cost up to ten times the work itself when cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -237,7 +234,7 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
             _show_plan(terminal, positional)
             return
         module = importlib.import_module(f"genrec.pipeline.{verb.module}")
-        _quieten_lightning()
+        quieten_lightning()
         follows = any(is_follower(getattr(config, "devices", 1)) for config in positional)
         with ProgressReporter(terminal.err) as progress:
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
@@ -263,41 +260,6 @@ def _configure(verb: Verb, arguments: list[str]) -> Any:
     files = [find_config(verb.folder, word) for word in arguments if "=" not in word]
     fixed = recipe.decided_by if verb.root is recipe.RecipeConfig else None
     return load_config(verb.root, files, [word for word in arguments if "=" in word], fixed=fixed)
-
-
-def find_config(verb: str, word: str) -> Path:
-    """A YAML file by its path, or by its name in ``configs/<verb>/`` of this folder or of the package.
-
-    Raises:
-        ConfigError: there is none; names the nearest.
-    """
-    from genrec.errors import ConfigError
-
-    path = Path(word)
-    if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
-        return path
-    names: dict[str, Path] = {}
-    for folder in reversed(config_folders()):
-        names.update({file.stem: file for file in sorted((folder / verb).glob("*.yaml"))})
-    if word in names:
-        shipped = [folder / verb / f"{word}.yaml" for folder in config_folders()[1:]]
-        if any(file.is_file() and not file.samefile(names[word]) for file in shipped):
-            logger.warning("%s of this folder stands in for the shipped %s", names[word], word)
-        return names[word]
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    known = ", ".join(names) or "none"
-    raise ConfigError(
-        f"{word!r} is neither key=value, nor a YAML file, nor a name in configs/{verb}{hint} (names: {known})",
-        where="command line",
-    )
-
-
-def config_folders() -> list[Path]:
-    """Where named configurations are looked for: this folder, the checkout, the installed package."""
-    package = Path(__file__).resolve().parent
-    folders = (Path("configs"), package.parent / "configs", package / "configs")
-    return [folder for folder in folders if folder.is_dir()]
 
 
 def _show_plan(terminal: Any, positional: list[Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -95,6 +96,16 @@ def rich_table(table: Table) -> RichTable:
     for row in table.rows:
         shown.add_row(*map(escape, row))
     return shown
+
+
+def quieten_lightning() -> None:
+    """Lightning adds a handler and a level of its own when it is imported; its messages go the way of all others."""
+    handlers = logging.getLogger().handlers
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(handlers[0].level if handlers else logging.WARNING)
 
 
 class ProgressReporter:

@@ -78,7 +78,7 @@ def load_config(
     """
     tree: dict[str, Any] = {}
     for path in files:
-        tree = _merge(tree, _annotate(_read_yaml(path), str(path)))
+        tree = _merge(tree, _annotate(read_yaml(path), str(path)))
     for item in dotlist:
         tree = _merge(tree, _parse_item(item))
     if fixed is not None:
@@ -159,7 +159,8 @@ def describe(root: type, prefix: str = "") -> Iterator[KeyHelp]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The plain content of a configuration file; ConfigError if it is not one."""
     try:
         loaded = OmegaConf.load(path)
         content = OmegaConf.to_container(loaded, resolve=True)

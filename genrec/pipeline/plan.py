@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import comparison, finetune, fusion, recipe, report, schema, search, sources, training
+from genrec.config import comparison, finetune, fusion, recipe, report, reproduce, schema, search, sources, training
 from genrec.data.dataset import Dataset
+from genrec.pipeline.ledger import resolve
 from genrec.pipeline.prepare import raw_folder
 from genrec.pipeline.sweep_space import training_space
 
@@ -23,16 +24,8 @@ def expected_cost(config: Any = None) -> list[str]:
     """
     if isinstance(config, schema.PrepareConfig):
         return _prepare_cost(config)
-    if isinstance(config, recipe.RecipeConfig):
-        initial = config.train.initial
-        starts = [] if initial is None else [f"starts from {load_artifact(initial, verify=False).path}"]
-        return [
-            *_prepare_cost(config.prepare),
-            f"trains for at most {config.train.stopping.max_epochs} epochs",
-            *starts,
-        ]
-    if isinstance(config, schema.QuickstartConfig):
-        return ["about a minute on two cores"]
+    if isinstance(config, recipe.RecipeConfig | reproduce.ReproduceConfig | schema.QuickstartConfig):
+        return _road_cost(config)
     if config is None or isinstance(config, schema.InspectIdsConfig | comparison.CompareConfig | report.ReportConfig):
         return ["seconds"]
     if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
@@ -66,6 +59,22 @@ def _search_cost(
 
 def _at_most(number: int | None) -> str:
     return "all" if number is None else f"at most {number:,}"
+
+
+def _road_cost(config: recipe.RecipeConfig | reproduce.ReproduceConfig | schema.QuickstartConfig) -> list[str]:
+    """Of several commands in a row."""
+    if isinstance(config, schema.QuickstartConfig):
+        return ["about a minute on two cores"]
+    if isinstance(config, recipe.RecipeConfig):
+        initial = config.train.initial
+        starts = [] if initial is None else [f"starts from {load_artifact(initial, verify=False).path}"]
+        epochs = f"trains for at most {config.train.stopping.max_epochs} epochs"
+        return [*_prepare_cost(config.prepare), epochs, *starts]
+    if config.cell is None and config.claim is None:
+        return ["seconds"]
+    plan = resolve(config)
+    times = f", {len(config.seeds)} times" if plan.train is not None else ""
+    return [*_prepare_cost(plan.prepare), f"{plan.claim.cost}{times}"]
 
 
 def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:
