@@ -194,27 +194,25 @@ def test_items_that_share_their_codes_are_evaluated_honestly(folder: Path, rows,
     works(*words(folder, tmp_path / "s", write(tmp_path / "c.json", shared)))
     small = ["model.width=8", "model.num_heads=1", "model.num_layers=1", "stopping.max_epochs=1", "accelerator=cpu"]
     works("train", f"dataset={folder}/d", f"semantic_ids={tmp_path}/s", f"run={tmp_path}/run", *small)
-    evaluate = ["evaluate", f"dataset={folder}/d", f"output={tmp_path}/v", "overwrite=true", "models=[popularity]"]
+    evaluate = ["evaluate", f"dataset={folder}/d", f"output={tmp_path}/v", "models=[popularity]"]
     evaluate += [f"recommenders.mine={tmp_path}/run/recommender", f"embeddings={folder}/e", "ties=expected"]
     evaluate += ["num_resamples=100", "num_permutations=100", "search.beam_width=50"]
-    found = works(*evaluate)
-    for row in found["rows"]:
+    shown = RUNNER.invoke(app, evaluate)
+    assert shown.exit_code == 0, shown.output + repr(shown.exception)
+    for told in ("MRR", "the first 10 recommendations", "diversity", "ID level", "the mean over their orders"):
+        assert told in shown.output
+    report = json.loads((tmp_path / "v" / "report.json").read_text())
+    for row in report["rows"]:
         assert ("id_level" in row) == (row["model"] == "mine")
         if row["model"] == "mine":
             ndcg, bounds = row["metrics"]["ndcg@10"]["mean"], row["tie_bounds"]["ndcg@10"]
             assert ndcg == bounds["expected"]
             assert bounds["pessimistic"] < ndcg < bounds["optimistic"] <= row["id_level"]["ndcg@10"]
-    lists = [row for row in found["lists"] if row["model"] == "mine"]
-    assert [(row["mask"], row["cutoff"]) for row in lists] == [
-        (m, k) for m in ("none", "seen") for k in (1, 5, 10, 20, 50)
-    ]
+    lists = [row for row in report["lists"] if row["model"] == "mine"]
+    cutoffs = (1, 5, 10, 20, 50)
+    assert [(row["mask"], row["cutoff"]) for row in lists] == [(mask, k) for mask in ("none", "seen") for k in cutoffs]
     assert [row["diversity"] is None for row in lists] == [True, *[False] * 4] * 2
     assert all(row["mean_length"] == row["cutoff"] for row in lists if row["cutoff"] <= 20)
-    report = json.loads((tmp_path / "v" / "report.json").read_text())
     labels = {row["label"] for row in report["slices"] if row["slice"] == "target_category"}
     assert len(labels) == 4  # the categories of the synthetic catalogue
     assert set(load_artifact(tmp_path / "v").parents) == {"dataset", "recommender mine", "embeddings"}
-    shown = RUNNER.invoke(app, evaluate)
-    assert shown.exit_code == 0, shown.output + repr(shown.exception)
-    for words_of_it in ("MRR", "the first 10 recommendations", "diversity", "ID level", "the mean over their orders"):
-        assert words_of_it in shown.output
