@@ -16,9 +16,7 @@ look() { # verb name dataset run key=value ...
 
 look diagnose office_diagnosis office office_0 max_cases=2000 embeddings=work/office_vectors
 look diagnose office_narrow office office_0 max_cases=2000 search.beam_width=10
-look diagnose beauty_diagnosis beauty beauty_0 max_cases=1000 embeddings=work/beauty_vectors
-look diagnose office_value_diagnosis office office_value max_cases=500
-look frontier office_frontier office office_0 target=p99:30ms
-look frontier office_value_frontier office office_value num_requests=100 'beam_widths=[10,50]' max_cases=500
-look frontier office_indexes office office_sasrec
-look frontier beauty_indexes beauty beauty_sasrec
+look diagnose office_value_diagnosis office office_value max_cases=300
+look diagnose beauty_diagnosis beauty beauty_0 max_cases=200 embeddings=work/beauty_vectors
+look frontier office_indexes office office_sasrec max_cases=300 num_requests=100
+look frontier office_frontier office office_0 max_cases=300 num_requests=50 'beam_widths=[5,10,50]' target=p50:30ms

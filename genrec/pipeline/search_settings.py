@@ -88,7 +88,7 @@ def mean_intervals(
 def machine() -> dict[str, Any]:
     """What latencies depend on; no name of the machine or its user."""
     facts = {
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -272,3 +272,17 @@ def test_indexes_of_a_dense_recommender(road: Path, tmp_path: Path) -> None:
     assert by_name["ivf 1"]["search"]["num_probes"] == 1
     assert "is not searched by value" in fails("frontier", *dense, f"output={tmp_path}/g", "node_budgets=[64]", code=2)
     assert "no semantic IDs" in fails("diagnose", *dense, f"output={tmp_path}/h", code=2)
+
+
+@pytest.mark.slow
+def test_a_hybrid_is_searched_by_beams(road: Path, tmp_path: Path) -> None:
+    constants = ["weights=[0.5]", "search.beam_width=6", "cutoff=5"]
+    generative = f"generative={road}/r/recommender"
+    works("fuse", f"dataset={road}/d", generative, f"output={tmp_path}/h", *constants)
+    words = [f"dataset={road}/d", f"recommender={tmp_path}/h", "beam_widths=[5,9]", "k=5", *FAST]
+    found = works("frontier", *words, f"output={tmp_path}/f")
+    assert [setting["name"] for setting in found["settings"]] == ["beam 5", "beam 9"]
+    words = ["models=[popularity]", "cutoffs=[5]", "split=validation", "search.beam_width=9"]
+    table = works("evaluate", f"dataset={road}/d", f"recommenders.h={tmp_path}/h", f"output={tmp_path}/e", *words)
+    row = next(row for row in table["rows"] if (row["model"], row["mask"]) == ("h", "none"))
+    assert found["settings"][1]["recall"]["mean"] == pytest.approx(row["metrics"]["recall@5"]["mean"])
