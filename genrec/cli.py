@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import finetune, fusion, recipe, schema, training
+from genrec.config import finetune, fusion, recipe, schema, serving, training
 
 INTERRUPTED = 130
 
@@ -86,6 +86,7 @@ VERBS = (
         "Full ranking, one table with intervals.",
     ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
+    Verb("serve", serving.ServeConfig, "serve", "serve", "A bundle -> an HTTP server."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
 )

@@ -1,0 +1,1 @@
+"""What leaves the lab: bundles, and the programs that answer from them."""
