@@ -1,1 +1,1 @@
-"""What leaves the lab: bundles, and the programs that answer from them."""
+"""What leaves the lab: bundles, the graph in them, and the runtime that needs neither torch nor this package."""
