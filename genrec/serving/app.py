@@ -178,7 +178,9 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
 
 
 def _item(version: Version, item: str, score: float, reasons: tuple[tuple[str, float], ...] | None) -> RecommendedItem:
-    because = reasons and [Reason(item_id=id, title=version.title(id), gain=gain) for id, gain in reasons]
+    because = None
+    if reasons is not None:
+        because = [Reason(item_id=source, title=version.title(source), gain=gain) for source, gain in reasons]
     return RecommendedItem(item_id=item, score=score, title=version.title(item), because=because)
 
 

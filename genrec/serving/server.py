@@ -40,7 +40,7 @@ def load_bundle(folder: Path, *, num_threads: int = 1) -> CandidateGenerator:
     if not parity["passed"]:
         found = f"{parity['num_different']} other lists, scores up to {parity['largest_score_difference']:.2g} off"
         raise ArtifactError(
-            "the bundle does not answer its own probes", where=folder, found=found, fix="export it again"
+            "its own probes are answered otherwise", where=folder, found=found, fix="export it again"
         )
     return generator
 

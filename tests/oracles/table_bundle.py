@@ -19,9 +19,10 @@ def write(
     """Items i0 ...; after item n come n + shift, n + 2 shift, ... in a circle. `seconds` is what a search takes."""
     folder.mkdir(parents=True)
     table = {"num_items": num_items, "seconds": seconds, "shift": shift}
+    names = {"model": model, "catalogue": catalogue, "created": "2026-01-01T00:00:00+00:00"}
     (folder / "table.json").write_text(json.dumps(table))
     (folder / "manifest.json").write_text(
-        json.dumps({"model": model, "catalogue": catalogue, "created": "2026-01-01T00:00:00+00:00"})
+        json.dumps(names)
     )
     return folder
 
@@ -39,6 +40,7 @@ class TableGenerator:
     @classmethod
     def load(cls, folder: Path) -> TableGenerator:
         names = json.loads((folder / "manifest.json").read_text())
+        del names["created"]
         table = json.loads((folder / "table.json").read_text())
         numbers = range(table["num_items"])
         return cls(
