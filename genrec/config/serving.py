@@ -15,7 +15,7 @@ class ServeConfig:
     bundle: Path = key("folder of a bundle, or one whose entry `current` leads to a bundle and may be swapped")
     host: str = key("address to listen on; the default is reached from this machine alone", "127.0.0.1")
     port: int = key("port to listen on; 0: any free one, which the first line of output names", 8000, minimum=0)
-    name: str = key("name of the model in the Open Inference Protocol", "genrec")
+    model_name: str = key("name of the model in the Open Inference Protocol", "genrec")
     api_key_file: Path | None = key("file of one line that requests must send as X-API-Key; null: open to all", None)
     max_batch: int = key("histories that are searched at once; 1: no batching", 16, minimum=1)
     max_wait_ms: float = key("milliseconds that a request may wait for others to join it", 0.0, minimum=0)

@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import finetune, fusion, recipe, schema, sources, training
+from genrec.config import finetune, fusion, recipe, schema, serving, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
+from genrec.pipeline.recommend_source import check_source
 from genrec.pipeline.sweep_space import training_space
+from genrec.serving.swap import bundle_folder
+
+_ALWAYS = {
+    schema.QuickstartConfig: "about a minute on two cores",
+    schema.InspectIdsConfig: "seconds",
+    type(None): "seconds",
+}
 
 
 def expected_cost(config: Any = None) -> list[str]:
@@ -31,13 +39,13 @@ def expected_cost(config: Any = None) -> list[str]:
             f"trains for at most {config.train.stopping.max_epochs} epochs",
             *starts,
         ]
-    if isinstance(config, schema.QuickstartConfig):
-        return ["about a minute on two cores"]
-    if config is None or isinstance(config, schema.InspectIdsConfig):
-        return ["seconds"]
+    if type(config) in _ALWAYS:
+        return [_ALWAYS[type(config)]]
     if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
+    if isinstance(config, serving.ServeConfig | training.RecommendConfig):
+        return _answering_cost(config)
     dataset = Dataset.load(config.dataset, verify=False)
     items = f"{dataset.num_items:,} items"
     if isinstance(config, schema.EvaluateConfig):
@@ -51,6 +59,16 @@ def expected_cost(config: Any = None) -> list[str]:
     if isinstance(config, training.TrainConfig | finetune.FinetuneConfig):
         return _training_cost(config, dataset)
     return [f"reads {items}"]
+
+
+def _answering_cost(config: serving.ServeConfig | training.RecommendConfig) -> list[str]:
+    if isinstance(config, serving.ServeConfig):
+        return [f"serves {bundle_folder(config.bundle)} until it is told to end"]
+    check_source(config)
+    if config.bundle is not None:
+        return [f"answers the users of {config.users} from {bundle_folder(config.bundle)}, in {config.shards} parts"]
+    assert config.dataset is not None
+    return [f"reads {Dataset.load(config.dataset, verify=False).num_items:,} items"]
 
 
 def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:

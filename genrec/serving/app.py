@@ -206,8 +206,8 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 def _add_inference(app: FastAPI, service: Service) -> None:
     def check(name: str, version: str | None) -> Version:
         current = service.versions.current
-        if name != service.config.name or version not in (None, current.model):
-            raise HTTPException(404, f"expected model {service.config.name!r}, version {current.model!r}")
+        if name != service.config.model_name or version not in (None, current.model):
+            raise HTTPException(404, f"expected model {service.config.model_name!r}, version {current.model!r}")
         return current
 
     @app.get("/v2")

@@ -11,48 +11,28 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 import uvicorn
 
 from genrec.config.serving import ServeConfig
-from genrec.errors import ArtifactError, ConfigError, GenrecError
+from genrec.errors import ConfigError, GenrecError
 from genrec.serving.app import build_app
-from genrec.serving.runtime import BundleError, CandidateGenerator, check_parity
+from genrec.serving.open_bundle import open_bundle
 from genrec.serving.settings import read_key, read_settings
-from genrec.serving.swap import Load, Versions
+from genrec.serving.swap import Versions
 
 logger = logging.getLogger(__name__)
 
 
-def load_bundle(folder: Path, *, num_threads: int = 1) -> CandidateGenerator:
-    """A bundle's generator: every file is as it was written, and the graph answers the probes as the recommender did.
-
-    Raises:
-        ArtifactError: one of the two does not hold.
-    """
-    try:
-        generator = CandidateGenerator.load(folder, num_threads=num_threads)
-    except BundleError as error:
-        raise ArtifactError(str(error)) from error
-    parity = check_parity(generator)
-    if not parity["passed"]:
-        found = f"{parity['num_different']} other lists, scores up to {parity['largest_score_difference']:.2g} off"
-        raise ArtifactError(
-            "its own probes are answered otherwise", where=folder, found=found, fix="export it again"
-        )
-    return generator
-
-
-def serve(config: ServeConfig, *, load: Load | None = None) -> None:
+def serve(config: ServeConfig) -> None:
     """Answers until SIGTERM or SIGINT, then ends what was begun. The first line of output is the address.
 
     Raises:
         GenrecError: no usable bundle or key, or the address cannot be had.
     """
     key = read_key(config.api_key_file)
-    versions = Versions(config.bundle, load or partial(load_bundle, num_threads=config.num_threads))
+    versions = Versions(config.bundle, partial(open_bundle, num_threads=config.num_threads))
     listener = _listen(config.host, config.port)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -90,12 +70,12 @@ def _leave(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def main(words: Sequence[str] | None = None, *, load: Load | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
-        serve(read_settings(sys.argv[1:] if words is None else words), load=load)
+        serve(read_settings(sys.argv[1:] if words is None else words))
     except GenrecError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

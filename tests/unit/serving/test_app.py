@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from fastapi.testclient import TestClient
 
 from genrec.config.serving import ServeConfig
 from genrec.serving.app import build_app
-from genrec.serving.swap import Versions
-from oracles.table_bundle import TableGenerator, write
+from genrec.serving.open_bundle import open_bundle
+from genrec.serving.swap import Load, Versions
+from oracles.table_bundle import write
 
 
-def make(folder: Path, *, key: str | None = None, **options: Any) -> TestClient:
+def make(folder: Path, *, key: str | None = None, load: Load = open_bundle, **options: Any) -> TestClient:
     config = ServeConfig(bundle=folder, **options)
-    app = build_app(config, Versions(folder, TableGenerator.load), key=key)
+    app = build_app(config, Versions(folder, load), key=key)
     return TestClient(app, raise_server_exceptions=False)
 
 
@@ -34,6 +36,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(folder: Path) -> Iterator[TestClient]:
     with make(folder, max_body_bytes=4096, max_history=100, max_rows=3) as client:
         yield client
+
+
+class Slow:
+    """A bundle whose searches take 0.2 s."""
+
+    def __init__(self, folder: Path) -> None:
+        self._generator = open_bundle(folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def recommend(self, *arguments: Any, **options: Any) -> Any:
+        time.sleep(0.2)
+        return self._generator.recommend(*arguments, **options)
 
 
 def post(client: TestClient, **body: Any) -> Any:
@@ -109,9 +125,8 @@ def test_the_key_is_asked_for(folder: Path) -> None:
         assert client.get("/v2/health/live").status_code == client.get("/").status_code == 200
 
 
-def test_slow_answers_are_given_up(tmp_path: Path) -> None:
-    folder = write(tmp_path / "slow", model="m", catalogue="c", seconds=0.2)
-    with make(folder, timeout_s=0.05) as client:
+def test_slow_answers_are_given_up(folder: Path) -> None:
+    with make(folder, timeout_s=0.05, load=Slow) as client:
         answer = post(client, history=[])
     assert (answer.status_code, answer.json()["error"]) == (504, "no answer within 0.05 s")
 

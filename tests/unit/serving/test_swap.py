@@ -7,20 +7,21 @@ from pathlib import Path
 import pytest
 
 from genrec.errors import ArtifactError, RunError
+from genrec.serving.open_bundle import open_bundle
 from genrec.serving.swap import Versions, publish, rollback
-from oracles.table_bundle import TableGenerator, write
+from oracles.table_bundle import write
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    publish(tmp_path / "root", write(tmp_path / "one", model="m1", catalogue="c1"), TableGenerator.load)
+    publish(tmp_path / "root", write(tmp_path / "one", model="m1", catalogue="c1"), open_bundle)
     return tmp_path / "root"
 
 
 def test_a_published_version_is_taken_and_rolled_back(root: Path, tmp_path: Path) -> None:
-    versions = Versions(root, TableGenerator.load)
+    versions = Versions(root, open_bundle)
     assert (versions.current.model, versions.refresh()) == ("m1", None)
-    second = publish(root, write(tmp_path / "two", model="m2", catalogue="c2"), TableGenerator.load)
+    second = publish(root, write(tmp_path / "two", model="m2", catalogue="c2"), open_bundle)
     assert second == root / "versions" / "2"
     assert versions.refresh() == "swapped"
     assert (versions.current.model, versions.current.catalogue) == ("m2", "c2")
@@ -32,34 +33,34 @@ def test_a_published_version_is_taken_and_rolled_back(root: Path, tmp_path: Path
 
 
 def test_a_bundle_that_cannot_be_used_is_neither_published_nor_taken(root: Path, tmp_path: Path) -> None:
-    versions = Versions(root, TableGenerator.load)
+    versions = Versions(root, open_bundle)
     bad = write(tmp_path / "bad", model="m2", catalogue="c2")
-    (bad / "table.json").write_text('{"num_items": 0')
-    with pytest.raises(ValueError, match="Expecting"):
-        publish(root, bad, TableGenerator.load)
+    (bad / "model.onnx").write_bytes((bad / "model.onnx").read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="sha256"):
+        publish(root, bad, open_bundle)
     assert [path.name for path in (root / "versions").iterdir()] == ["1"]
     assert versions.refresh() is None
     link = root / "link"
     link.symlink_to(bad)
     link.rename(root / "current")  # somebody else's deployment
     assert versions.refresh() == "refused"
-    assert "Expecting" in str(versions.problem)
+    assert "sha256" in str(versions.problem)
     assert versions.current.model == "m1"
     assert versions.refresh() is None  # not tried again until it changes
-    publish(root, write(tmp_path / "three", model="m3", catalogue="c3"), TableGenerator.load)
+    publish(root, write(tmp_path / "three", model="m3", catalogue="c3"), open_bundle)
     assert versions.refresh() == "swapped"
     assert (versions.current.model, versions.problem) == ("m3", None)
 
 
-def test_a_bundle_that_finds_nothing_is_refused(root: Path, tmp_path: Path) -> None:
-    silent = write(tmp_path / "silent", model="m2", catalogue="c2", num_items=0)
-    with pytest.raises((ArtifactError, ZeroDivisionError)):
-        publish(root, silent, TableGenerator.load)
+def test_a_bundle_that_fails_its_own_probes_is_refused(root: Path, tmp_path: Path) -> None:
+    spoilt = write(tmp_path / "spoilt", model="m2", catalogue="c2", spoil=True)
+    with pytest.raises(ArtifactError, match=r"its own probes .*scores up to 1 off"):
+        publish(root, spoilt, open_bundle)
 
 
 def test_a_plain_folder_may_be_swapped_by_renaming(tmp_path: Path) -> None:
     folder = write(tmp_path / "bundle", model="m1", catalogue="c1")
-    versions = Versions(folder, TableGenerator.load)
+    versions = Versions(folder, open_bundle)
     folder.rename(tmp_path / "old")
     assert versions.refresh() is None  # between two renames
     write(tmp_path / "next", model="m2", catalogue="c2").rename(folder)
@@ -69,4 +70,4 @@ def test_a_plain_folder_may_be_swapped_by_renaming(tmp_path: Path) -> None:
 
 def test_no_bundle_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no bundle here .*current/manifest\.json"):
-        Versions(tmp_path, TableGenerator.load)
+        Versions(tmp_path, open_bundle)
