@@ -20,7 +20,6 @@ from genrec.errors import ConfigError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
 
-
 # Scores [B, C] and k -> the k largest of each row and their indices, in the order of the index; see `select_best`.
 Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 

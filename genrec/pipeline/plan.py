@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import finetune, fusion, recipe, schema, sources, training
+from genrec.config import export, finetune, fusion, recipe, schema, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 from genrec.pipeline.sweep_space import training_space
@@ -33,9 +33,9 @@ def expected_cost(config: Any = None) -> list[str]:
         ]
     if isinstance(config, schema.QuickstartConfig):
         return ["about a minute on two cores"]
-    if config is None or isinstance(config, schema.InspectIdsConfig):
+    if config is None or isinstance(config, schema.InspectIdsConfig | export.TritonConfig):
         return ["seconds"]
-    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
+    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig | export.TrieConfig):
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
     dataset = Dataset.load(config.dataset, verify=False)

@@ -82,6 +82,22 @@ class Widths:
             )
 
 
+SUPPORTED = ("hierarchical", "decoder_only")
+
+
+def check_supported(model: Any, *, where: object = None) -> None:
+    """Raises ConfigError for a recommender whose search cannot be exported."""
+    name = getattr(model, "name", type(model).__name__)
+    if name not in SUPPORTED:
+        expected = " or ".join(SUPPORTED)
+        raise ConfigError(
+            "a recommender of this kind cannot be exported yet", where=where, expected=expected, found=name
+        )
+    if getattr(model, "uses_gaps", False):
+        what, fix = "a recommender that reads the time between events cannot be exported yet", "train one without"
+        raise ConfigError(what, where=where, fix=fix)
+
+
 def trie_tensors(trie: SemanticIdTrie) -> dict[str, Tensor]:
     """The arrays of a trie by name, in the form that `SearchGraph` reads."""
     named = {"item_order": trie.item_order, "item_positions": trie.item_positions, "item_leaves": trie.item_leaves}
@@ -136,6 +152,7 @@ class SearchGraph(nn.Module):
         super().__init__()
         check_width(model.trie, beam_width, num_candidates)
         self.search = _Search(model, widths, beam_width, num_candidates, select)
+        self.history_length: int = model.settings.history_length
         self.names = {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
 
     def forward(
@@ -219,10 +236,13 @@ class _Search(nn.Module):
         popular, counts = catalogue["popular_items"], catalogue["popular_counts"]
         # Ranks are distinct, so that no operator has ties to break; float32 tells 16 million of them apart.
         rank = torch.arange(popular.shape[0], device=items.device, dtype=torch.float32)
-        best = torch.where(admissible[:, popular], -rank, -torch.inf).topk(self.num_candidates, dim=1)
+        ranked = torch.where(admissible[:, popular], -rank, -torch.inf)
+        ranked = nn.functional.pad(ranked, (0, self.num_candidates), value=-torch.inf)  # a catalogue may have fewer
+        best = ranked.topk(self.num_candidates, dim=1)
         is_there, chosen = best.values > -torch.inf, is_empty.unsqueeze(1)
-        popular = torch.where(is_there, popular[best.indices], -1)
-        counts = torch.where(is_there, counts[best.indices], -torch.inf)
+        place = torch.where(is_there, best.indices, 0)
+        popular = torch.where(is_there, popular[place], -1)
+        counts = torch.where(is_there, counts[place], -torch.inf)
         return torch.where(chosen, popular, items), torch.where(chosen, counts, scores)
 
 
@@ -250,6 +270,15 @@ def select_by_topk(scores: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, 
     return scores.gather(1, index), index
 
 
+def trace(graph: SearchGraph, catalogue: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+    """The graph as torch.export sees it: sizes of requests and of the catalogue are free, the widths are not."""
+    num_items, history_length = len(catalogue["popular_items"]), graph.history_length
+    requests = example_requests(num_items, history_length=history_length)
+    shapes = {**request_shapes(history_length), "catalogue": catalogue_shapes(list(catalogue))}
+    with torch.no_grad():
+        return torch.export.export(graph, (*requests.values(), dict(catalogue)), dynamic_shapes=shapes, strict=False)
+
+
 def example_requests(num_items: int, *, history_length: int, rows: int = 3) -> dict[str, Tensor]:
     """Requests of sizes that no tracer takes for constants."""
     length = min(5, history_length)
@@ -266,7 +295,12 @@ def request_shapes(history_length: int) -> dict[str, dict[int, Any]]:
     free = torch.export.Dim.DYNAMIC
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     length = torch.export.Dim("length", min=1, max=history_length)
-    return {"histories": {0: batch, 1: length}, "lengths": {0: batch}, "deny": {0: batch, 1: free}, "allow": {0: batch, 1: free}}
+    return {
+        "histories": {0: batch, 1: length},
+        "lengths": {0: batch},
+        "deny": {0: batch, 1: free},
+        "allow": {0: batch, 1: free},
+    }
 
 
 def catalogue_shapes(names: Sequence[str]) -> dict[str, dict[int, Any]]:

@@ -2,7 +2,8 @@
 
 A catalogue changes once a day and requests come a thousand times a second, so that a table which is, say, the sum of
 four gathered ones should be made when a bundle is loaded, not in every request. Parts of a graph are found by what
-their values depend on; nothing is said here of any model. Must not know bundles or files. Imports onnx (extra `export`).
+their values depend on; nothing is said here of any model. Must not know bundles or files. Imports onnx (extra
+`export`).
 """
 
 from __future__ import annotations
@@ -75,6 +76,21 @@ def split_by_request(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, on
     values = [types[name] for name in handed]
     first = _part(model, [entry for entry in graph.input if entry.name not in REQUEST_INPUTS], values)
     return first, _part(model, [*graph.input, *values], graph.output)
+
+
+def joined(first: onnx.ModelProto, rest: onnx.ModelProto) -> onnx.ModelProto:
+    """The two parts of `split_by_request` as one graph again."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(rest)
+    handed = {entry.name for entry in first.graph.output}
+    made = {name for node in first.graph.node for name in node.output}
+    later = [node for node in rest.graph.node if made.isdisjoint(node.output)]
+    _replace(whole.graph.node, [*first.graph.node, *later])
+    own = {entry.name for entry in rest.graph.initializer}
+    whole.graph.initializer.extend(entry for entry in first.graph.initializer if entry.name not in own)
+    inputs = {entry.name: entry for entry in (*first.graph.input, *rest.graph.input) if entry.name not in handed}
+    _replace(whole.graph.input, list(inputs.values()))
+    return whole
 
 
 def with_constants(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
