@@ -163,7 +163,7 @@ def _stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = 
     from onnxscript import opset20 as op
 
     assert stable
-    size = op.Shape(x, start=dim, end=dim + 1 or None)
+    size: Any = op.Shape(x, start=dim, end=dim + 1 or None)
     return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
 
