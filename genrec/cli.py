@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import finetune, fusion, recipe, schema, serving, training
+from genrec.config import export, finetune, fusion, recipe, schema, serving, training
 
 INTERRUPTED = 130
 
@@ -86,6 +86,15 @@ VERBS = (
         "Full ranking, one table with intervals.",
     ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
+    Verb(
+        "export",
+        export.ExportConfig,
+        "export",
+        "export",
+        "A recommender -> a bundle that needs NumPy and ONNX Runtime alone.",
+    ),
+    Verb("triton", export.TritonConfig, "engines", "triton", "A bundle -> a model repository of Triton or KServe."),
+    Verb("trie", export.TrieConfig, "engines", "trie", "Semantic IDs -> their trie, for other engines."),
     Verb("serve", serving.ServeConfig, "serve", "serve", "A bundle -> an HTTP server."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import finetune, fusion, recipe, schema, serving, sources, training
+from genrec.config import export, finetune, fusion, recipe, schema, serving, sources, training
 from genrec.data.dataset import Dataset
 from genrec.pipeline.prepare import raw_folder
 from genrec.pipeline.recommend_source import check_source
@@ -18,6 +18,7 @@ from genrec.serving.swap import bundle_folder
 _ALWAYS = {
     schema.QuickstartConfig: "about a minute on two cores",
     schema.InspectIdsConfig: "seconds",
+    export.TritonConfig: "seconds",
     type(None): "seconds",
 }
 
@@ -41,7 +42,7 @@ def expected_cost(config: Any = None) -> list[str]:
         ]
     if type(config) in _ALWAYS:
         return [_ALWAYS[type(config)]]
-    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
+    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig | export.TrieConfig):
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
     if isinstance(config, serving.ServeConfig | training.RecommendConfig):

@@ -276,7 +276,8 @@ def check_parity(generator: CandidateGenerator) -> dict[str, Any]:
     counts_agree = bool((np.isfinite(scores) == is_found).all() and ((items >= 0) == is_found).all())
     gaps = np.abs(np.where(is_found, scores, 0.0) - np.where(is_found, expected_scores, 0.0))
     largest = float(gaps.max(initial=0.0))
-    different = int(sum(not _same_up_to_ties(*row) for row in zip(items, scores, expected_items, expected_scores)))
+    rows = zip(items, scores, expected_items, expected_scores, strict=True)
+    different = sum(not _same_up_to_ties(*row) for row in rows)
     return {
         "passed": counts_agree and largest <= TOLERANCE and different == 0,
         "num_probes": len(items),
@@ -312,7 +313,7 @@ def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime has exceptions of many kinds and no base of its own
+    except Exception as error:  # ONNX Runtime's are of many kinds without a base of their own
         raise BundleError(f"{path}: ONNX Runtime cannot open the graph ({' '.join(str(error).split())})") from error
 
 
@@ -326,9 +327,13 @@ def _prepare(
         names = [output.name for output in first.get_outputs()]
         feeds = {entry.name: values[entry.name] for entry in first.get_inputs()}
         values.update(zip(names, first.run_with_ort_values(names, feeds), strict=True))
-    wanted = [entry.name for entry in session.get_inputs() if entry.name not in ("histories", "lengths", "deny", "allow")]
+    wanted = [
+        entry.name for entry in session.get_inputs() if entry.name not in ("histories", "lengths", "deny", "allow")
+    ]
     if missing := [name for name in wanted if name not in values]:
-        raise BundleError(f"{folder / CATALOGUE}: it lacks what the graph reads ({', '.join(missing)}); export it again")
+        raise BundleError(
+            f"{folder / CATALOGUE}: it lacks what the graph reads ({', '.join(missing)}); export it again"
+        )
     return {name: values[name] for name in wanted}
 
 
