@@ -37,8 +37,9 @@ def test_a_server_answers_and_ends_in_order(bundle: Path, tmp_path: Path) -> Non
         last: list[Any] = []
         asking = threading.Thread(target=lambda: last.append(httpx.post(f"{server.url}/recommend", json=body)))
         asking.start()
-        time.sleep(0.15)  # the request waits for company now, and is answered although the server ends
-        assert server.end() == 0
+        while asking.is_alive() and "genrec_waiting_rows 1.0" not in server.client.get("/metrics").text:
+            time.sleep(0.01)
+        assert server.end() == 0  # the request waited for company, and is answered although the server ends
         asking.join()
         assert last[0].status_code == 200
         assert last[0].json() == answer
