@@ -106,6 +106,14 @@ class CandidateGenerator:
         self.titles: list[str] | None = items.get("titles")
         self.codes = catalogue.pop("codes")
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self._open(folder, catalogue, num_threads)
+
+    def _open(self, folder: Path, catalogue: dict[str, np.ndarray], num_threads: int) -> None:
+        if not (folder / MODEL).is_file():
+            form = self.config.get("format")
+            raise BundleError(
+                f"{folder}: its graph is of the format {form}, and this runtime reads onnx; export it again"
+            )
         self._session = _open_session(folder / MODEL, num_threads)
         self._inputs = _prepare(folder, self._session, catalogue, num_threads)
 

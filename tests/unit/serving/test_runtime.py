@@ -150,7 +150,7 @@ import importlib.abc, sys
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in {{"numpy", "onnxruntime"}} and top not in sys.stdlib_module_names and not top.startswith("_"):
+        if top not in {{"runtime", "numpy", "onnxruntime"}} and top not in sys.stdlib_module_names and not top.startswith("_"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, {str(tmp_path / "alone")!r})
