@@ -110,10 +110,8 @@ class CandidateGenerator:
 
     def _open(self, folder: Path, catalogue: dict[str, np.ndarray], num_threads: int) -> None:
         if not (folder / MODEL).is_file():
-            form = self.config.get("format")
-            raise BundleError(
-                f"{folder}: its graph is of the format {form}, and this runtime reads onnx; export it again"
-            )
+            what = f"{folder}: its graph is of format {self.config.get('format')}, and this runtime reads onnx"
+            raise BundleError(f"{what}; export it again")
         self._session = _open_session(folder / MODEL, num_threads)
         self._inputs = _prepare(folder, self._session, catalogue, num_threads)
 

@@ -149,8 +149,8 @@ def test_the_copy_in_a_bundle_needs_numpy_and_onnxruntime_alone_and_writes_nothi
 import importlib.abc, sys
 class Refuse(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if top not in {{"runtime", "numpy", "onnxruntime"}} and top not in sys.stdlib_module_names and not top.startswith("_"):
+        top, mine = name.partition(".")[0], {{"runtime", "numpy", "onnxruntime"}}
+        if top not in mine | sys.stdlib_module_names and not top.startswith("_"):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, {str(tmp_path / "alone")!r})
