@@ -23,7 +23,7 @@ from genrec import __version__
 from genrec.artifacts import ArtifactWriter
 from genrec.data.sequences import Ragged
 from genrec.decoding.generator import CandidateGenerator
-from genrec.errors import GateError
+from genrec.errors import ConfigError, GateError
 from genrec.files import write_json, write_text
 from genrec.serving import runtime
 from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, select_by_topk, trace
@@ -56,8 +56,11 @@ def write_graph(
         with writer.path(EXPORTED).open("wb") as file:
             torch.export.save(program, file)
     else:
-        from genrec.serving.onnx_graph import split_by_request, to_onnx  # the extra `export`
-
+        try:
+            from genrec.serving.onnx_graph import split_by_request, to_onnx
+        except ModuleNotFoundError as error:
+            what, fix = f"an ONNX graph needs the package {error.name}", "pip install 'genrec[export]'"
+            raise ConfigError(what, fix=fix) from error
         program = trace(SearchGraph(model, widths=widths, **sizes, select=select_by_topk).eval(), tensors)
         first, rest = split_by_request(to_onnx(program, list(tensors)))
         writer.path(runtime.MODEL).write_bytes(rest.SerializeToString(deterministic=True))

@@ -172,6 +172,12 @@ sys.exit(runtime.main([{str(GOLDEN)!r}, "--history", "i3,i7,zzz", "-k", "3"]))
     assert list(home.rglob("*")) == []
 
 
+def test_without_onnxruntime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(runtime.BundleError, match="onnxruntime, which is not installed; pip install"):
+        runtime.CandidateGenerator.load(GOLDEN)
+
+
 def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert runtime.main([str(GOLDEN), "--history", "i3", "-k", "2", "--allow", "i3,i5", "--keep-seen"]) == 0
     assert {line.split("\t")[0] for line in capsys.readouterr().out.splitlines()} == {"i3", "i5"}
