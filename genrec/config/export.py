@@ -30,7 +30,6 @@ class ExportConfig:
         None,
     )
     search: SearchSection = key("how it searches", SearchSection)
-    num_candidates: int | None = key("items of a list, at most; null: the beam width", None, minimum=1)
     spare_children: int = key(
         "more children of a node, on each level, that later catalogues may have without a new graph", 8, minimum=0
     )

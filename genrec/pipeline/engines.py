@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from string import Formatter, ascii_lowercase
 
@@ -18,7 +17,7 @@ from genrec.semantic_ids.table import load_semantic_ids
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving import bundle
 from genrec.serving.graph import REQUEST_INPUTS
-from genrec.serving.runtime import CATALOGUE, ITEMS, MODEL, PREPARE
+from genrec.serving.runtime import CATALOGUE, ITEMS, MODEL, PREPARE, engine
 from genrec.serving.triton import check_config, entries_of, write_config
 from genrec.terminal import Outcome, Progress, Table
 
@@ -31,10 +30,13 @@ def triton(config: TritonConfig, *, progress: Progress) -> Outcome:
     if artifact.facts["format"] != "onnx":
         fix = "export one with format=onnx"
         raise ConfigError("the bundle has no ONNX graph", where=config.bundle, found=artifact.facts["format"], fix=fix)
-    import onnx  # the extra `export`
+    try:
+        import onnx
 
-    from genrec.serving.onnx_graph import joined, with_constants
-
+        from genrec.serving.onnx_graph import joined, with_constants
+    except ModuleNotFoundError as error:
+        fix = "pip install 'genrec[export]'"
+        raise ConfigError(f"a model repository needs the package {error.name}", fix=fix) from error
     with np.load(artifact.file(CATALOGUE), allow_pickle=False) as arrays:
         catalogue = {name: arrays[name] for name in arrays.files}
     model = onnx.load(artifact.file(MODEL))
@@ -47,10 +49,7 @@ def triton(config: TritonConfig, *, progress: Progress) -> Outcome:
     ) as writer:
         path = writer.path(f"{folder}/model.onnx")
         path.write_bytes(model.SerializeToString(deterministic=True))
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = engine().InferenceSession(str(path), providers=["CPUExecutionProvider"])
         inputs, outputs = entries_of(session.get_inputs()), entries_of(session.get_outputs())
         assert {entry.name for entry in inputs} == set(REQUEST_INPUTS), "an input that is no request's"
         text = write_config(

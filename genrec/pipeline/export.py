@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from genrec import __version__
 from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifact, write_artifact
 from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
-from genrec.data.sequences import Ragged
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import ConfigError
 from genrec.files import read_json, write_json
@@ -24,15 +21,8 @@ from genrec.pipeline.open_recommender import open_generative
 from genrec.pipeline.published import CODEBOOKS_FILE, Published, load_published
 from genrec.seeding import generator as random_generator
 from genrec.serving import bundle
-from genrec.serving.graph import (
-    SearchGraph,
-    Widths,
-    catalogue_tensors,
-    check_supported,
-    select_by_topk,
-    trace,
-)
-from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE, PROBES
+from genrec.serving.graph import Widths, catalogue_tensors, check_supported
+from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE
 from genrec.terminal import Outcome, Progress, Table
 
 TORCH_RUNTIME = "genrec.serving.torch_runtime"
@@ -55,12 +45,20 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
     ) as writer:
         progress("export", 0, 3)
         graph = _take_graph(config, before, generator, tensors, writer) if before else None
-        graph = graph or _write_graph(config, generator, tensors, writer)
+        graph = graph or _write_graph(config, generator, writer)
         progress("export", 1, 3)
-        version = _write_catalogue(published, tensors, writer)
-        description = _describe(config, artifact, generator, graph, version)
+        description = bundle.describe(
+            generator,
+            graph,
+            model_version=artifact.identity,
+            catalogue_version=_write_catalogue(published, tensors, writer),
+            format=config.format,
+            metrics={name: value for name, value in artifact.facts.items() if "@" in name},
+            configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
+        )
         bundle.write_runtime(writer, description)
-        _write_probes(config, dataset, generator, graph["num_candidates"], writer)
+        requests = _probes(config, dataset, generator)
+        bundle.write_probes(writer, generator, graph["num_candidates"], **requests)
         progress("export", 2, 3)
         writer.facts |= {name: description[name] for name in ("model_version", "catalogue_version")}
         certificate = _certify(config, writer)
@@ -96,7 +94,7 @@ def _take_graph(
     Widths(**{name: _tuples(value) for name, value in graph["widths"].items()}).check(
         generator.trie, where="key 'graph'"
     )
-    found = _signature(tensors)
+    found = bundle.signature(tensors)
     if found != graph["signature"]:
         other = sorted(
             name for name in found.keys() | graph["signature"].keys() if found.get(name) != graph["signature"].get(name)
@@ -107,15 +105,13 @@ def _take_graph(
             found=", ".join(other),
             fix="leave out graph",
         )
-    if (
-        config.search.beam_width != graph["beam_width"]
-        or (config.num_candidates or graph["num_candidates"]) != graph["num_candidates"]
-    ):
+    asked = {"beam_width": config.search.beam_width, "num_candidates": num_candidates(config)}
+    if asked != {name: graph[name] for name in asked}:
         raise ConfigError(
             "the graph of that bundle searches otherwise",
             where="key 'graph'",
-            expected=f"search.beam_width={graph['beam_width']} and num_candidates={graph['num_candidates']}",
-            found=f"{config.search.beam_width} and {config.num_candidates}",
+            expected=", ".join(f"search.{name}={graph[name]}" for name in asked),
+            found=", ".join(f"search.{name}={value}" for name, value in asked.items()),
             fix="leave out graph, or ask for the same",
         )
     for name in (MODEL, PREPARE, bundle.EXPORTED):
@@ -124,81 +120,37 @@ def _take_graph(
     return graph
 
 
-def _write_graph(
-    config: ExportConfig,
-    generator: CandidateGenerator,
-    tensors: Mapping[str, torch.Tensor],
-    writer: ArtifactWriter,
-) -> dict[str, Any]:
-    """Traces the search and writes it; says what it was made for."""
-    widths = Widths.of(generator.trie, spare_children=config.spare_children)
-    num_candidates = config.num_candidates or config.search.beam_width
-    sizes = {"widths": widths, "beam_width": config.search.beam_width, "num_candidates": num_candidates}
-    model: Any = generator.scorer
-    if config.format == "torch_export":
-        program = trace(SearchGraph(model, **sizes).eval(), tensors)
-        with writer.path(bundle.EXPORTED).open("wb") as file:
-            torch.export.save(program, file)
-    else:
-        from genrec.serving.onnx_graph import split_by_request, to_onnx  # the extra `export`
-
-        program = trace(SearchGraph(model, **sizes, select=select_by_topk).eval(), tensors)
-        first, rest = split_by_request(to_onnx(program, list(tensors)))
-        writer.path(MODEL).write_bytes(rest.SerializeToString(deterministic=True))
-        if first is not None:
-            writer.path(PREPARE).write_bytes(first.SerializeToString(deterministic=True))
-    return {**sizes, "widths": asdict(widths), "signature": _signature(tensors)}
-
-
-def _signature(tensors: Mapping[str, torch.Tensor]) -> dict[str, list[Any]]:
-    """Of each array of a catalogue its type and what is not free of its shape."""
-    return {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape[1:]] for name, tensor in tensors.items()}
-
-
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _write_catalogue(published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter) -> str:
-    arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-    arrays["codes"] = published.version.table.codes
-    titles = published.items["title"].fill_null("").to_list()
-    if CODEBOOKS_FILE in published.artifact.files:
-        shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
-    return bundle.write_catalogue(
-        writer, arrays, item_ids=published.version.item_ids, titles=titles if any(titles) else None
-    )
-
-
-def _describe(
-    config: ExportConfig, artifact: Artifact, generator: CandidateGenerator, graph: Mapping[str, Any], version: str
-) -> dict[str, Any]:
-    """config.json."""
-    facts, trie = artifact.facts, generator.trie
-    return {
-        "bundle_format": BUNDLE_FORMAT,
-        "genrec_version": __version__,
-        "format": config.format,
-        "model_version": artifact.identity,
-        "catalogue_version": version,
-        "history_length": generator.max_history,
-        "num_candidates": graph["num_candidates"],
-        "beam_width": graph["beam_width"],
-        "catalogue": {"num_items": trie.num_items, "num_levels": trie.num_levels},
-        "model": {name: value for name, value in generator.scorer.facts.items() if name != "features"},  # pyright: ignore[reportAttributeAccessIssue]
-        "metrics": {name: value for name, value in facts.items() if "@" in name},
-        "graph": dict(graph),
-        "configuration": {name: value for name, value in to_plain(config).items() if name not in _PLACES},
-    }
 
 
 _PLACES = ("dataset", "recommender", "semantic_ids", "output", "graph")
 
 
-def _write_probes(
-    config: ExportConfig, dataset: Dataset, generator: CandidateGenerator, k: int, writer: ArtifactWriter
-) -> None:
-    """Requests with and without history, deny list and allowed set, and what the recommender answers.
+def _write_graph(config: ExportConfig, generator: CandidateGenerator, writer: ArtifactWriter) -> dict[str, Any]:
+    widths = Widths.of(generator.trie, spare_children=config.spare_children)
+    return bundle.write_graph(
+        writer, generator, widths=widths, num_candidates=num_candidates(config), form=config.format
+    )
+
+
+def num_candidates(config: ExportConfig) -> int:
+    """Length of the lists."""
+    return config.search.num_candidates or config.search.beam_width
+
+
+def _write_catalogue(published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter) -> str:
+    titles = published.items["title"].fill_null("").to_list()
+    if CODEBOOKS_FILE in published.artifact.files:
+        shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
+    version = published.version
+    return bundle.write_catalogue(
+        writer, tensors, version.table.codes, item_ids=version.item_ids, titles=titles if any(titles) else None
+    )
+
+
+def _probes(config: ExportConfig, dataset: Dataset, generator: CandidateGenerator) -> dict[str, Any]:
+    """Requests with and without history, deny list and allowed set.
 
     Histories are the ends of those of users; every fourth request denies what it has seen and some more, every third
     may get only a part of the catalogue, and the first has no history.
@@ -215,25 +167,7 @@ def _write_probes(
     denied = [[*row, *draw.integers(num_items, size=5)] if place % 4 == 0 else [] for place, row in enumerate(rows)]
     allow = np.ones((len(rows), num_items), dtype=bool)
     allow[::3] = draw.random((len(allow[::3]), num_items)) < 0.3
-    histories, deny = _padded(rows), _padded(denied)
-    found = generator.search(Ragged.from_lists(rows), k, deny=torch.from_numpy(deny), allow=torch.from_numpy(allow))
-    with writer.path(PROBES).open("wb") as file:
-        np.savez_compressed(
-            file,
-            histories=histories,
-            lengths=np.array([len(row) for row in rows], dtype=np.int64),
-            deny=deny,
-            allow=allow,
-            item_index=found.item_index.cpu().numpy(),
-            score=found.score.cpu().numpy().astype(np.float32),
-        )
-
-
-def _padded(rows: list[list[int]]) -> np.ndarray:
-    padded = np.full((len(rows), max(1, *map(len, rows))), -1, dtype=np.int64)
-    for place, row in enumerate(rows):
-        padded[place, : len(row)] = row
-    return padded
+    return {"histories": rows, "denied": denied, "allow": allow}
 
 
 def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | None:

@@ -22,10 +22,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: ONNX Runtime reads it once
-
-import onnxruntime
-
 BUNDLE_FORMAT = 1
 MANIFEST, CONFIG, CATALOGUE, ITEMS = "manifest.json", "config.json", "catalogue.npz", "items.json"
 MODEL, PREPARE, PROBES, PARITY = "model.onnx", "prepare.onnx", "probes.npz", "parity.json"
@@ -82,6 +78,21 @@ class Recommendations:
     is_popular: list[bool]
 
 
+def engine() -> Any:
+    """ONNX Runtime, without the telemetry that it would start as it is imported.
+
+    Raises:
+        BundleError: it is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        what = "a bundle needs the package onnxruntime, which is not installed"
+        raise BundleError(f"{what}; pip install -r the requirements.txt that lies in it") from error
+    return onnxruntime
+
+
 class CandidateGenerator:
     """A bundle, ready to recommend; safe to call from several threads. Made by `load`.
 
@@ -106,6 +117,12 @@ class CandidateGenerator:
         self.titles: list[str] | None = items.get("titles")
         self.codes = catalogue.pop("codes")
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
+        self._open(folder, catalogue, num_threads)
+
+    def _open(self, folder: Path, catalogue: dict[str, np.ndarray], num_threads: int) -> None:
+        if not (folder / MODEL).is_file():
+            what = f"{folder}: its graph is of format {self.config.get('format')}, and this runtime reads onnx"
+            raise BundleError(f"{what}; export it again")
         self._session = _open_session(folder / MODEL, num_threads)
         self._inputs = _prepare(folder, self._session, catalogue, num_threads)
 
@@ -205,7 +222,7 @@ class CandidateGenerator:
 
     def run(self, **inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`search` for rectangles that are there already: histories, lengths, deny, allow."""
-        own = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in inputs.items()}
+        own = _values(inputs)
         items, scores = self._session.run_with_ort_values(["item_index", "score"], {**self._inputs, **own})
         return items.numpy(), scores.numpy()
 
@@ -278,6 +295,7 @@ def check_parity(generator: CandidateGenerator) -> dict[str, Any]:
     largest = float(gaps.max(initial=0.0))
     rows = zip(items, scores, expected_items, expected_scores, strict=True)
     different = sum(not _same_up_to_ties(*row) for row in rows)
+    package = sys.modules.get("onnxruntime")
     return {
         "passed": counts_agree and largest <= TOLERANCE and different == 0,
         "num_probes": len(items),
@@ -287,8 +305,8 @@ def check_parity(generator: CandidateGenerator) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "model_version": generator.version.model,
         "catalogue_version": generator.version.catalogue,
-        "onnxruntime": onnxruntime.__version__,
         "numpy": np.__version__,
+        "onnxruntime": getattr(package, "__version__", None),
     }
 
 
@@ -305,7 +323,8 @@ def _same_up_to_ties(items: np.ndarray, scores: np.ndarray, expected: np.ndarray
     return len({int(item) for item in items if item >= 0}) == int((items >= 0).sum())
 
 
-def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+def _open_session(path: Path, num_threads: int) -> Any:
+    onnxruntime = engine()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
@@ -317,11 +336,15 @@ def _open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
         raise BundleError(f"{path}: ONNX Runtime cannot open the graph ({' '.join(str(error).split())})") from error
 
 
-def _prepare(
-    folder: Path, session: onnxruntime.InferenceSession, catalogue: Mapping[str, np.ndarray], num_threads: int
-) -> dict[str, onnxruntime.OrtValue]:
+def _values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays as ONNX Runtime takes them, without a copy."""
+    make = engine().OrtValue.ortvalue_from_numpy
+    return {name: make(array) for name, array in arrays.items()}
+
+
+def _prepare(folder: Path, session: Any, catalogue: Mapping[str, np.ndarray], num_threads: int) -> dict[str, Any]:
     """All that the graph reads beside the requests: the catalogue, and what follows from it."""
-    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in catalogue.items()}
+    values = _values(catalogue)
     if (folder / PREPARE).is_file():
         first = _open_session(folder / PREPARE, num_threads)
         names = [output.name for output in first.get_outputs()]
