@@ -145,6 +145,8 @@ CATALOGUE = (
         "retire",
         "Items that are gone: out of the table, their semantic IDs kept for them.",
     ),
+    Verb("publish", serving.PublishConfig, "serve", "publish", "A bundle -> the next version, which servers take."),
+    Verb("rollback", serving.RollbackConfig, "serve", "rollback", "Servers back to the version before."),
 )
 
 app = typer.Typer(
@@ -160,7 +162,9 @@ inspect_app = typer.Typer(
     no_args_is_help=True, help="Look at one item, user or search, or at tables of semantic IDs.", rich_markup_mode=None
 )
 catalogue_app = typer.Typer(
-    no_args_is_help=True, help="Add items to published semantic IDs, or take them out.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="Add items to published semantic IDs, or take them out; publish bundles.",
+    rich_markup_mode=None,
 )
 
 

@@ -9,6 +9,21 @@ from genrec.config.fields import key
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishConfig:
+    """A bundle -> the next version in a folder that servers look at."""
+
+    bundle: Path = key("folder of the bundle; it is copied and checked before servers are led to it")
+    output: Path = key("folder of versions, which a server was given as its bundle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollbackConfig:
+    """Back to the version before the one that servers are led to."""
+
+    output: Path = key("folder of versions")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """A bundle -> an HTTP server."""
 

@@ -19,6 +19,7 @@ _ALWAYS = {
     schema.QuickstartConfig: "about a minute on two cores",
     schema.InspectIdsConfig: "seconds",
     export.TritonConfig: "seconds",
+    serving.RollbackConfig: "seconds",
     type(None): "seconds",
 }
 
@@ -45,7 +46,7 @@ def expected_cost(config: Any = None) -> list[str]:
     if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig | export.TrieConfig):
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
-    if isinstance(config, serving.ServeConfig | training.RecommendConfig):
+    if isinstance(config, serving.ServeConfig | serving.PublishConfig | training.RecommendConfig):
         return _answering_cost(config)
     dataset = Dataset.load(config.dataset, verify=False)
     items = f"{dataset.num_items:,} items"
@@ -62,7 +63,9 @@ def expected_cost(config: Any = None) -> list[str]:
     return [f"reads {items}"]
 
 
-def _answering_cost(config: serving.ServeConfig | training.RecommendConfig) -> list[str]:
+def _answering_cost(config: serving.ServeConfig | serving.PublishConfig | training.RecommendConfig) -> list[str]:
+    if isinstance(config, serving.PublishConfig):
+        return [f"copies {bundle_folder(config.bundle)} and answers its probes"]
     if isinstance(config, serving.ServeConfig):
         return [f"serves {bundle_folder(config.bundle)} until it is told to end"]
     check_source(config)

@@ -151,11 +151,14 @@ def publish(root: Path, bundle: Path, load: Load) -> Path:
     Raises:
         GenrecError: the copy cannot be used; nothing has changed then.
     """
+    source = bundle_folder(bundle).resolve()
     folder = root / VERSIONS
+    if (root / MANIFEST).exists():
+        raise RunError("this is a bundle, and no folder of versions", where=root, fix="choose another output")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{secrets.token_hex(8)}"
     try:
-        shutil.copytree(bundle, partial)
+        shutil.copytree(source, partial)
         open_version(partial, load)
         target = folder / str(max(_numbers(root), default=0) + 1)
         partial.rename(target)
@@ -172,7 +175,7 @@ def rollback(root: Path) -> Path:
         RunError: there is none.
     """
     now = (root / CURRENT).resolve().name
-    earlier = [number for number in _numbers(root) if now.isdigit() and number < int(now)]
+    earlier = [number for number in _numbers(root) if now.isdecimal() and number < int(now)]
     if not earlier:
         raise RunError("there is no earlier version", where=root, found=f"{CURRENT} -> {now}")
     target = root / VERSIONS / str(max(earlier))
@@ -181,7 +184,10 @@ def rollback(root: Path) -> Path:
 
 
 def _numbers(root: Path) -> Sequence[int]:
-    return [int(path.name) for path in (root / VERSIONS).iterdir() if path.name.isdigit()]
+    folder = root / VERSIONS
+    if not folder.is_dir():
+        raise RunError("this is no folder of versions", where=root, fix="publish a bundle there first")
+    return [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
 
 
 def _lead_to(root: Path, target: Path) -> None:

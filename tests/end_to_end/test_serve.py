@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -68,6 +70,35 @@ def test_what_cannot_be_served_is_one_line(bundle: Path, tmp_path: Path, capsys:
             assert said.count("\n") == 1
         assert "cannot listen" in fails("serve", f"bundle={bundle}", f"port={port}", code=2)
     assert "no bundle here" in fails("serve", f"bundle={tmp_path}", "--dry-run", code=3)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_recommendations_and_why(bundle: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium")
+    quiet = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
+    look = ["--virtual-time-budget=20000", "--dump-dom"]
+    with Served(bundle, log=tmp_path / "log") as server:
+        done = subprocess.run(
+            [browser, "--headless", *quiet, *look, f"--user-data-dir={tmp_path}/profile", f"{server.url}/#i3,i7"],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    assert '<button type="button" title="take out">i3</button>' in done.stdout, done.stderr[-2000:]
+    shown = re.findall(r"<li>(Title of [^<]*)<small>score", done.stdout)
+    assert shown == [f"Title of &lt;b&gt;{number}&lt;/b&gt;" for number in range(8, 18)]
+    assert "because of Title of &lt;b&gt;3&lt;/b&gt; (+0.50)" in done.stdout
+    assert "model m1, catalogue c1" in done.stdout
 
 
 # --- under load ------------------------------------------------------------------------------------------------------

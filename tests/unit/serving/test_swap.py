@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_line import fails, works
 
 from genrec.errors import ArtifactError, RunError
 from genrec.serving.open_bundle import open_bundle
@@ -66,6 +67,19 @@ def test_a_plain_folder_may_be_swapped_by_renaming(tmp_path: Path) -> None:
     write(tmp_path / "next", model="m2", catalogue="c2").rename(folder)
     assert versions.refresh() == "swapped"
     assert versions.current.model == "m2"
+
+
+def test_the_verbs_publish_and_roll_back(tmp_path: Path) -> None:
+    for number in (1, 2):
+        bundle = write(tmp_path / f"b{number}", model=f"m{number}", catalogue="c")
+        found = works("catalogue", "publish", f"bundle={bundle}", f"output={tmp_path}/root")
+        assert found == {"version": f"{tmp_path}/root/versions/{number}"}
+    assert works("catalogue", "rollback", f"output={tmp_path}/root")["version"].endswith("versions/1")
+    assert "no earlier version" in fails("catalogue", "rollback", f"output={tmp_path}/root", code=2)
+    assert "no folder of versions" in fails("catalogue", "rollback", f"output={tmp_path}", code=2)
+    words = ["catalogue", "publish", f"output={tmp_path}/b1"]
+    assert "this is a bundle" in fails(*words, f"bundle={tmp_path}/b2", code=2)
+    assert "no bundle here" in fails(*words, f"bundle={tmp_path}/b3", code=3)
 
 
 def test_no_bundle_is_one_line(tmp_path: Path) -> None:
