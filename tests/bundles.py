@@ -1,6 +1,7 @@
 """A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
 
-`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing).
+`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing), and with `flat` as
+a further word that of a decoder-only recommender.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def write_bundle(folder: Path, generator: CandidateGenerator, *, num_candidates:
     """A bundle as `genrec export` writes it, without the artifacts that it would descend from."""
     tensors = catalogue_tensors(generator.scorer, generator.train_counts.numpy())
     facts: dict[str, Any] = {"bundle_format": BUNDLE_FORMAT, "format": "onnx"}
-    codes = np.stack([part.numpy() for part in [generator.trie.prefix_codes(3)]])[0][generator.trie.item_leaves]
+    trie = generator.trie
+    codes = trie.prefix_codes(trie.num_levels)[trie.item_leaves].numpy()
     with write_artifact(folder, kind=bundle.KIND, facts=facts, overwrite=True) as writer:
         widths = Widths.of(generator.trie, spare_children=2)
         graph = bundle.write_graph(writer, generator, widths=widths, num_candidates=num_candidates)
@@ -112,4 +114,7 @@ def golden_generator() -> CandidateGenerator:
 
 
 if __name__ == "__main__":
-    write_bundle(Path(sys.argv[1]), golden_generator(), num_candidates=NUM_ITEMS)
+    if sys.argv[2:] == ["flat"]:
+        write_bundle(Path(sys.argv[1]), generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    else:
+        write_bundle(Path(sys.argv[1]), golden_generator(), num_candidates=NUM_ITEMS)

@@ -337,7 +337,7 @@ def _open_session(path: Path, num_threads: int) -> Any:
 
 
 def _values(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Arrays as ONNX Runtime takes them, without a copy."""
+    """Arrays as ONNX Runtime takes them."""
     make = engine().OrtValue.ortvalue_from_numpy
     return {name: make(array) for name, array in arrays.items()}
 
