@@ -10,6 +10,9 @@ EXPLAINED_ITEMS = 10  # last items of a history that an explanation looks at
 REASONS = 3  # of them, those that are told
 
 
+Reasons = tuple[tuple[tuple[str, float], ...], ...]  # of each item, (item of the history, loss), most first
+
+
 class Found(Protocol):
     """What a generator hands back, one entry a history."""
 
@@ -69,7 +72,7 @@ class Answer:
     scores: tuple[float, ...]
     num_unknown: int
     is_popular: bool
-    reasons: tuple[tuple[tuple[str, float], ...], ...] | None = None
+    reasons: Reasons | None = None
 
 
 def answer(generator: Generator, requests: Sequence[Request], *, max_batch: int) -> list[Answer]:
@@ -100,9 +103,7 @@ def _search(generator: Generator, batch: Sequence[Request]) -> Iterator[Answer]:
         yield Answer(tuple(items[: request.k]), cut, int(num_unknown), bool(is_popular))
 
 
-def _explain(
-    generator: Generator, request: Request, told: Answer, max_batch: int
-) -> tuple[tuple[tuple[str, float], ...], ...]:
+def _explain(generator: Generator, request: Request, told: Answer, max_batch: int) -> Reasons:
     """The generator's own word: it scores the same items for the history with one item left out.
 
     Only the recommended items are allowed, so that the search reaches each of them. A positive loss says that the item

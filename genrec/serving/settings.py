@@ -41,9 +41,11 @@ def read_settings(words: Sequence[str]) -> ServeConfig:
 def check_settings(config: ServeConfig) -> None:
     """Raises ConfigError for a number out of its range."""
     for field in dataclasses.fields(config):
-        least, value = field.metadata.get("minimum"), getattr(config, field.name)
+        value, least, most = getattr(config, field.name), field.metadata.get("minimum"), field.metadata.get("maximum")
         if least is not None and value < least:
             raise ConfigError("too small", where=f"key {field.name!r}", expected=f"at least {least}", found=value)
+        if most is not None and value > most:
+            raise ConfigError("too large", where=f"key {field.name!r}", expected=f"at most {most}", found=value)
 
 
 def read_key(path: Path | None) -> str | None:
