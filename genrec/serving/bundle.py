@@ -31,6 +31,7 @@ from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, select_
 KIND = "bundle"
 EXPORTED = "model.pt2"
 REQUIREMENTS = "numpy>=2.0\nonnxruntime>=1.20\n"
+SERVER_REQUIREMENTS = REQUIREMENTS + "fastapi>=0.115\nuvicorn>=0.34\nprometheus-client>=0.21\n"  # and genrec, --no-deps
 
 
 def write_graph(
@@ -165,6 +166,7 @@ def write_runtime(writer: ArtifactWriter, config: Mapping[str, Any]) -> None:
     write_json(writer.path(runtime.CONFIG), config)
     write_text(writer.path("runtime.py"), Path(runtime.__file__).read_text("utf-8"))
     write_text(writer.path("requirements.txt"), REQUIREMENTS)
+    write_text(writer.path("requirements-serve.txt"), SERVER_REQUIREMENTS)
     write_text(writer.path("README.md"), model_card(config))
 
 
@@ -210,6 +212,12 @@ that is not there, is denied, or is outside of an allowed set.
 
     pip install -r requirements.txt
     python runtime.py . --history ID,ID,ID -k 10
+
+As an HTTP server, without torch:
+
+    pip install -r requirements-serve.txt
+    pip install --no-deps genrec
+    python -m genrec.serving.server .
 
 From Python: `CandidateGenerator.load(folder).recommend([[id, id]], 10)`, with `runtime.py` on the path.
 
