@@ -53,6 +53,15 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text} for status, text in MEANINGS.items()
 }
 
+# Recent FastAPI carries OpenTelemetry, and sends where the environment says if the environment says so. Ours does not.
+NO_TELEMETRY: Any = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -140,6 +149,7 @@ def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None
         redoc_url=None,
         lifespan=service.running,
         responses=RESPONSES,
+        telemetry=NO_TELEMETRY,
     )
     app.state.service = service
     _add_recommend(app, service)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +114,17 @@ def test_unknown_routes_are_json_too(client: TestClient) -> None:
     assert client.get("/nothing").json() == {"error": "Not Found"}
     assert client.get("/recommend").status_code == 405
     assert client.get("/docs").status_code == 404  # its scripts would come from elsewhere
+
+
+def test_no_telemetry_whatever_the_environment_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.getsockname()[1]}")
+        collector.settimeout(0.1)
+        with make(folder) as client:
+            assert post(client, history=["i1"]).status_code == 200
+        with pytest.raises(TimeoutError):
+            collector.accept()
 
 
 def test_the_key_is_asked_for(folder: Path) -> None:
