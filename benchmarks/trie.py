@@ -75,7 +75,7 @@ def step(trie: SemanticIdTrie, level: int) -> Callable[[], object]:
     deny = torch.from_numpy(rng.integers(0, trie.num_items, (BATCH, DENIED)))
     scores = torch.from_numpy(rng.standard_normal((BATCH, BEAMS, trie.max_branching[level]), dtype=np.float32))
     constraint = Constraint.build(trie, deny=deny)
-    return lambda: advance(trie, level, nodes, scores, BEAMS, constraint)
+    return lambda: advance(trie, level, nodes, scores, beam_width=BEAMS, constraint=constraint)
 
 
 def measure_steps(large: SemanticIdTrie, small: SemanticIdTrie, repetitions: int) -> dict[str, object]:

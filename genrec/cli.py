@@ -16,7 +16,19 @@ from typing import Annotated, Any
 
 import typer
 
-from genrec.config import comparison, finetune, fusion, recipe, report, reproduce, schema, search, training
+from genrec.config import (
+    comparison,
+    export,
+    finetune,
+    fusion,
+    recipe,
+    report,
+    reproduce,
+    schema,
+    search,
+    serving,
+    training,
+)
 from genrec.config.named import config_folders as config_folders
 from genrec.config.named import find_config as find_config
 
@@ -99,6 +111,16 @@ VERBS = (
         "A published number, from raw files to a verdict; alone: the ledger of them.",
     ),
     Verb("recommend", training.RecommendConfig, "recommend", "recommend", "Histories in, recommended item ids out."),
+    Verb(
+        "export",
+        export.ExportConfig,
+        "export",
+        "export",
+        "A recommender -> a bundle that needs NumPy and ONNX Runtime alone.",
+    ),
+    Verb("triton", export.TritonConfig, "engines", "triton", "A bundle -> a model repository of Triton or KServe."),
+    Verb("trie", export.TrieConfig, "engines", "trie", "Semantic IDs -> their trie, for other engines."),
+    Verb("serve", serving.ServeConfig, "serve", "serve", "A bundle -> an HTTP server."),
     Verb("sweep", schema.SweepConfig, "sweep", "sweep", "Tune item-kNN or a training on validation.", resumable=True),
     Verb("doctor", None, "doctor", "doctor", "What this machine has, and what is missing."),
 )
@@ -148,6 +170,8 @@ CATALOGUE = (
         "retire",
         "Items that are gone: out of the table, their semantic IDs kept for them.",
     ),
+    Verb("publish", serving.PublishConfig, "serve", "publish", "A bundle -> the next version, which servers take."),
+    Verb("rollback", serving.RollbackConfig, "serve", "rollback", "Servers back to the version before."),
 )
 
 app = typer.Typer(
@@ -163,7 +187,9 @@ inspect_app = typer.Typer(
     no_args_is_help=True, help="Look at one item, user or search, or at tables of semantic IDs.", rich_markup_mode=None
 )
 catalogue_app = typer.Typer(
-    no_args_is_help=True, help="Add items to published semantic IDs, or take them out.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="Add items to published semantic IDs, or take them out; publish bundles.",
+    rich_markup_mode=None,
 )
 
 

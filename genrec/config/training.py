@@ -320,19 +320,30 @@ Search = SearchSection | ValueGuidedSearch
 
 @dataclass(frozen=True, kw_only=True)
 class RecommendConfig:
-    """Recommender and histories -> the best items of each user, as Parquet."""
+    """Histories -> the best items of each user, as Parquet: of a recommender, or of a bundle in restartable shards."""
 
-    dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
-    recommender: Path = key("folder of a recommender")
+    dataset: Path | None = key("folder of the prepared dataset that the recommender was trained on", None)
+    recommender: Path | None = key("folder of a recommender, which needs its dataset", None)
     semantic_ids: Path | None = key(
         "folder of a later version of its semantic IDs, whose items are recommended; null: those it was trained on",
         None,
     )
-    output: Path = key("Parquet file to write: user_id, rank, item_id, score")
-    overwrite: bool = key("replace an existing output", False)
-    histories: Path | None = key(
-        "Parquet, CSV or JSON lines of events, oldest first (user_id, item_id); null: all users of the dataset", None
+    bundle: Path | None = key("folder of a bundle instead, which needs users and nothing else", None)
+    output: Path = key(
+        "Parquet file to write (user_id, rank, item_id, score); of a bundle a folder of parts, with the versions"
     )
+    overwrite: bool = key("replace an existing output; a bundle's job that was stopped goes on without it", False)
+    histories: Path | None = key(
+        "of a recommender: Parquet, CSV or JSON lines of events, oldest first (user_id, item_id); null: all users of "
+        "the dataset",
+        None,
+    )
+    users: Path | None = key(
+        "of a bundle: Parquet, a row a user (user_id, history: list of item ids, oldest first)", None
+    )
+    shards: int = key("of a bundle: parts, each written whole; a job that was stopped redoes the others", 1, minimum=1)
+    exclude: Path | None = key("of a bundle: text file, a line an item id that nobody gets; null: none", None)
+    num_threads: int = key("of a bundle: threads of one search", 1, minimum=1)
     k: int = key("items a user", 10, minimum=1)
     exclude_seen: bool = key("leave out the items of the history", True)
-    search: Search = key("how it searches", SearchSection)
+    search: Search = key("how a recommender searches; of a bundle only batch_size", SearchSection)

@@ -6,6 +6,7 @@ Sees a scorer and a trie; must not know networks. The encoded history belongs to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from genrec.decoding.selection import rank_items, select_best
 from genrec.errors import ConfigError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
+
+# Scores [B, C] and k -> the k largest of each row and their indices, in the order of the index; see `select_best`.
+Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Beams(NamedTuple):
@@ -77,7 +81,13 @@ def beam_search(
 
 
 def search_levels(
-    scorer: Scorer, trie: SemanticIdTrie, context: Any, *, beam_width: int, constraint: Constraint | None = None
+    scorer: Scorer,
+    trie: SemanticIdTrie,
+    context: Any,
+    *,
+    beam_width: int,
+    constraint: Constraint | None = None,
+    select: Select = select_best,
 ) -> list[Beams]:
     """The beams after 1 to L codes: the search without its checks, a function of tensors alone.
 
@@ -93,7 +103,8 @@ def search_levels(
     for level in range(trie.num_levels):
         if level > 0:
             log_probs, state = scorer.step(level, state, levels[-1].parents, levels[-1].codes, nodes)
-        levels.append(advance(trie, level, nodes, total.unsqueeze(2) + log_probs, beam_width, constraint))
+        scores = total.unsqueeze(2) + log_probs
+        levels.append(advance(trie, level, nodes, scores, beam_width=beam_width, constraint=constraint, select=select))
         nodes, total = levels[-1].nodes, levels[-1].log_prob
     return levels
 
@@ -115,8 +126,10 @@ def advance(
     level: int,
     nodes: Tensor,
     scores: Tensor,
+    *,
     beam_width: int,
     constraint: Constraint | None,
+    select: Select = select_best,
 ) -> Beams:
     """The best children of all beams; beams stay in the order of their nodes, so a lower place is a lower node."""
     first, count = trie.child_ranges(level, nodes)
@@ -126,7 +139,7 @@ def advance(
     else:
         is_alive = constraint.alive_children(level, nodes)
     scores = scores.masked_fill(~is_alive, -torch.inf).flatten(1)
-    best, place = select_best(scores, min(beam_width, scores.shape[1]))
+    best, place = select(scores, min(beam_width, scores.shape[1]))
     is_live = best > -torch.inf
     parents = place // width
     children = torch.where(is_live, first.gather(1, parents) + place % width, -1)

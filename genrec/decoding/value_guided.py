@@ -222,9 +222,8 @@ class _Search:
         for level in range(trie.num_levels):
             rows = tree.slots.rows.gather(1, slots)
             log_probs = _pick(self.log_probs, rows)[..., : trie.max_branching[level]]
-            beams = advance(
-                trie, level, nodes, totals.unsqueeze(2) + log_probs, self.settings.initial_width, constraint=None
-            )
+            scores, width = totals.unsqueeze(2) + log_probs, self.settings.initial_width
+            beams = advance(trie, level, nodes, scores, beam_width=width, constraint=None)
             is_new = beams.nodes >= 0
             parents = slots.gather(1, beams.parents)
             self._take_off(parents, beams.nodes)

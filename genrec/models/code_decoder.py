@@ -326,8 +326,9 @@ def _joint_term(
 
 def _sum_children(trie: SemanticIdTrie, depth: int, log_probs: Float[Tensor, "B n"]) -> Float[Tensor, "B m"]:
     """Log-probability of every node of a depth from those of its children."""
-    parents = trie.parents[depth].expand(len(log_probs), -1)
-    empty = log_probs.new_full((len(log_probs), trie.num_nodes(depth)), -torch.inf)
+    num_rows = log_probs.shape[0]
+    parents = trie.parents[depth].expand(num_rows, -1)
+    empty = log_probs.new_full((num_rows, trie.num_nodes(depth)), -torch.inf)
     most = empty.scatter_reduce(1, parents, log_probs, "amax").clamp(min=torch.finfo(log_probs.dtype).min)
     shares = torch.zeros_like(empty).scatter_add(1, parents, (log_probs - most.gather(1, parents)).exp())
     return most + shares.log()

@@ -240,7 +240,7 @@ class CodeScores:
             scores = self.node_embeddings.score_children(level, queries, children.nodes)
             extra = scores.float().masked_fill(~children.is_valid, 0.0)
         if terms is not None:
-            rows = torch.arange(len(slots), device=slots.device).view(-1, 1, 1).expand_as(slots)
+            rows = torch.arange(slots.shape[0], device=slots.device).view(-1, 1, 1).expand_as(slots)
             extra = extra + terms(rows, children.nodes).masked_fill(~children.is_valid, 0.0)
         if self.is_trie:
             logits = logits.gather(-1, slots) + extra

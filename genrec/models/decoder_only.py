@@ -226,7 +226,7 @@ class DecoderOnlyRecommender(nn.Module):
         """Reads the last `history_length` items of each history, once."""
         histories, lengths = last_items(histories, lengths, self.settings.history_length)
         states, layers = self.stack.read(self._inputs(histories))
-        rows, places = torch.arange(len(lengths), device=lengths.device), lengths * self.trie.num_levels
+        rows, places = torch.arange(lengths.shape[0], device=lengths.device), lengths * self.trie.num_levels
         return Histories(layers, rows, places, states[rows, places])
 
     def request_states(self, context: Histories) -> Float[Tensor, "B D"]:
@@ -286,7 +286,7 @@ class DecoderOnlyRecommender(nn.Module):
 
     def _inputs(self, items: Int64[Tensor, "B T"]) -> Float[Tensor, "B S D"]:
         """The start vector and the tokens of items; anything where an item is -1, which nothing before it sees."""
-        first = self.start_vector.expand(len(items), 1, -1)
+        first = self.start_vector.expand(items.shape[0], 1, -1)
         return torch.cat([self.tokens.dropout(first), self.tokens.of_items(self.trie, items)], dim=1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DecoderOnlyRecommender:

@@ -297,7 +297,7 @@ class HierarchicalRecommender(nn.Module):
             assert isinstance(last, Block)
             x = last.at(x, places)
         else:
-            x = x[torch.arange(len(x), device=x.device), places]
+            x = x[torch.arange(x.shape[0], device=x.device), places]
         x = self.user_norm(x)
         if self.transition_embeddings is None:
             return x

@@ -210,7 +210,7 @@ class Block(nn.Module):
 
     def at(self, x: Float[Tensor, "B T D"], places: Int64[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """What `forward` gives at one position of each row, for much less work."""
-        own = x[torch.arange(len(x), device=x.device), places]
+        own = x[torch.arange(x.shape[0], device=x.device), places]
         return self.feed_forward(own + self.dropout(self.attention.at(self.attention_norm(x), places)))
 
 

@@ -134,7 +134,7 @@ class TransitionMemory(nn.Module):
         items = histories.clamp(min=0)
         neighbours, weights = self.neighbours[items].long(), self.weights[items]
         weights = weights * (is_item & (neighbours >= 0)) * (self.settings.history_decay**ages).unsqueeze(-1)
-        scores = self.weights.new_zeros(len(histories), len(self.neighbours))
+        scores = self.weights.new_zeros(histories.shape[0], self.neighbours.shape[0])
         return scores.scatter_add_(1, neighbours.clamp(min=0).flatten(1), weights.flatten(1))
 
     def terms(self, level: int, masses: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:

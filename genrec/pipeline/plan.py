@@ -8,11 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from genrec.artifacts import load_artifact
-from genrec.config import comparison, finetune, fusion, recipe, report, reproduce, schema, search, sources, training
+from genrec.config import (
+    comparison,
+    export,
+    finetune,
+    fusion,
+    recipe,
+    report,
+    reproduce,
+    schema,
+    search,
+    serving,
+    sources,
+    training,
+)
 from genrec.data.dataset import Dataset
 from genrec.pipeline.ledger import resolve
 from genrec.pipeline.prepare import raw_folder
+from genrec.pipeline.recommend_source import check_source
 from genrec.pipeline.sweep_space import training_space
+from genrec.serving.swap import bundle_folder
+
+_SECONDS = (
+    type(None),
+    schema.InspectIdsConfig,
+    comparison.CompareConfig,
+    report.ReportConfig,
+    export.TritonConfig,
+    serving.RollbackConfig,
+)
 
 
 def expected_cost(config: Any = None) -> list[str]:
@@ -26,11 +50,13 @@ def expected_cost(config: Any = None) -> list[str]:
         return _prepare_cost(config)
     if isinstance(config, recipe.RecipeConfig | reproduce.ReproduceConfig | schema.QuickstartConfig):
         return _road_cost(config)
-    if config is None or isinstance(config, schema.InspectIdsConfig | comparison.CompareConfig | report.ReportConfig):
+    if isinstance(config, _SECONDS):
         return ["seconds"]
-    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig):
+    if isinstance(config, schema.CatalogueAppendConfig | schema.CatalogueRetireConfig | export.TrieConfig):
         table = load_artifact(config.semantic_ids, verify=False)
         return [f"reads {table.facts['num_items']:,} items"]
+    if isinstance(config, serving.ServeConfig | serving.PublishConfig | training.RecommendConfig):
+        return _answering_cost(config)
     dataset = Dataset.load(config.dataset, verify=False)
     if isinstance(config, schema.EvaluateConfig | fusion.FuseConfig | search.FrontierConfig | search.DiagnoseConfig):
         return _search_cost(config, dataset)
@@ -75,6 +101,18 @@ def _road_cost(config: recipe.RecipeConfig | reproduce.ReproduceConfig | schema.
     plan = resolve(config)
     times = f", {len(config.seeds)} times" if plan.train is not None else ""
     return [*_prepare_cost(plan.prepare), f"{plan.claim.cost}{times}"]
+
+
+def _answering_cost(config: serving.ServeConfig | serving.PublishConfig | training.RecommendConfig) -> list[str]:
+    if isinstance(config, serving.PublishConfig):
+        return [f"copies {bundle_folder(config.bundle)} and answers its probes"]
+    if isinstance(config, serving.ServeConfig):
+        return [f"serves {bundle_folder(config.bundle)} until it is told to end"]
+    check_source(config)
+    if config.bundle is not None:
+        return [f"answers the users of {config.users} from {bundle_folder(config.bundle)}, in {config.shards} parts"]
+    assert config.dataset is not None
+    return [f"reads {Dataset.load(config.dataset, verify=False).num_items:,} items"]
 
 
 def _training_cost(config: training.TrainConfig | finetune.FinetuneConfig, dataset: Dataset) -> list[str]:

@@ -15,6 +15,8 @@ from genrec.data.sources.registry import read_source
 from genrec.errors import ConfigError, RunError
 from genrec.files import writing_by_others
 from genrec.pipeline.open_recommender import open_recommender
+from genrec.pipeline.recommend_in_parts import recommend_in_parts
+from genrec.pipeline.recommend_source import check_source
 from genrec.terminal import Outcome, Progress, Table
 
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
@@ -23,6 +25,11 @@ NO_TIMES = "the recommender reads the time between events, and the histories wer
 
 def recommend(config: RecommendConfig, *, progress: Progress) -> Outcome:
     """One row a user and recommended item, best first."""
+    check_source(config)
+    if config.bundle is not None:
+        return recommend_in_parts(config, progress=progress)
+    assert config.dataset is not None
+    assert config.recommender is not None
     if config.output.exists() and not config.overwrite:
         raise RunError("the file is there already", where=config.output, fix="set overwrite=true or another output")
     check_outside_artifacts(config.output)

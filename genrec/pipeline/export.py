@@ -1,0 +1,206 @@
+"""``genrec export``: a recommender and its catalogue -> a bundle, certified in a fresh process."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifact, write_artifact
+from genrec.config.export import ExportConfig
+from genrec.config.load import to_plain
+from genrec.data.dataset import Dataset
+from genrec.decoding.generator import CandidateGenerator
+from genrec.errors import ConfigError
+from genrec.files import read_json, write_json
+from genrec.pipeline.open_recommender import open_generative
+from genrec.pipeline.published import CODEBOOKS_FILE, Published, load_published
+from genrec.seeding import generator as random_generator
+from genrec.serving import bundle
+from genrec.serving.graph import Widths, catalogue_tensors, check_supported
+from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE
+from genrec.terminal import Outcome, Progress, Table
+
+TORCH_RUNTIME = "genrec.serving.torch_runtime"
+
+
+def export(config: ExportConfig, *, progress: Progress) -> Outcome:
+    """Reads the recommender, traces its search or takes a graph that is there, asks it the probes, and seals."""
+    dataset = Dataset.load(config.dataset)
+    artifact, generator = open_generative(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
+    check_supported(generator.scorer, where=config.recommender)
+    published = load_published(config.semantic_ids or Path(artifact.parent_paths["semantic_ids"]), dataset)
+    parents = {"dataset": dataset.artifact, "recommender": artifact, "semantic_ids": published.artifact}
+    before = None if config.graph is None else _earlier(config, artifact)
+    if before is not None:
+        parents["graph"] = before
+    tensors = catalogue_tensors(generator.scorer, generator.train_counts.cpu().numpy())
+    facts: dict[str, Any] = {"bundle_format": BUNDLE_FORMAT, "format": config.format}
+    with write_artifact(
+        config.output, kind=bundle.KIND, facts=facts, parents=parents, overwrite=config.overwrite
+    ) as writer:
+        progress("export", 0, 3)
+        graph = _take_graph(config, before, generator, tensors, writer) if before else None
+        graph = graph or _write_graph(config, generator, writer)
+        progress("export", 1, 3)
+        description = bundle.describe(
+            generator,
+            graph,
+            model_version=artifact.identity,
+            catalogue_version=_write_catalogue(published, tensors, writer),
+            format=config.format,
+            metrics={name: value for name, value in artifact.facts.items() if "@" in name},
+            configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
+        )
+        bundle.write_runtime(writer, description)
+        requests = _probes(config, dataset, generator)
+        bundle.write_probes(writer, generator, graph["num_candidates"], **requests)
+        progress("export", 2, 3)
+        writer.facts |= {name: description[name] for name in ("model_version", "catalogue_version")}
+        certificate = _certify(config, writer)
+        progress("export", 3, 3)
+    return _outcome(config, writer.artifact, description, certificate)
+
+
+def _earlier(config: ExportConfig, recommender: Artifact) -> Artifact:
+    """The bundle whose graph is to be used again."""
+    assert config.graph is not None
+    before = load_artifact(config.graph, kind=bundle.KIND)
+    check_parent(before, "recommender", recommender)
+    if before.facts["format"] != config.format:
+        raise ConfigError(
+            "the graph of that bundle has another format",
+            where="key 'graph'",
+            expected=config.format,
+            found=before.facts["format"],
+            fix="leave out format",
+        )
+    return before
+
+
+def _take_graph(
+    config: ExportConfig,
+    before: Artifact,
+    generator: CandidateGenerator,
+    tensors: Mapping[str, torch.Tensor],
+    writer: ArtifactWriter,
+) -> dict[str, Any]:
+    """Copies the graph, if the catalogue fits into it; says what it was made for."""
+    graph = read_json(before.file(CONFIG))["graph"]
+    Widths(**{name: _tuples(value) for name, value in graph["widths"].items()}).check(
+        generator.trie, where="key 'graph'"
+    )
+    found = bundle.signature(tensors)
+    if found != graph["signature"]:
+        other = sorted(
+            name for name in found.keys() | graph["signature"].keys() if found.get(name) != graph["signature"].get(name)
+        )
+        raise ConfigError(
+            "the catalogue has other tables than the graph of that bundle reads",
+            where="key 'graph'",
+            found=", ".join(other),
+            fix="leave out graph",
+        )
+    asked = {"beam_width": config.search.beam_width, "num_candidates": num_candidates(config)}
+    if asked != {name: graph[name] for name in asked}:
+        raise ConfigError(
+            "the graph of that bundle searches otherwise",
+            where="key 'graph'",
+            expected=", ".join(f"search.{name}={graph[name]}" for name in asked),
+            found=", ".join(f"search.{name}={value}" for name, value in asked.items()),
+            fix="leave out graph, or ask for the same",
+        )
+    for name in (MODEL, PREPARE, bundle.EXPORTED):
+        if name in before.files:
+            shutil.copyfile(before.file(name), writer.path(name))
+    return graph
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_PLACES = ("dataset", "recommender", "semantic_ids", "output", "graph")
+
+
+def _write_graph(config: ExportConfig, generator: CandidateGenerator, writer: ArtifactWriter) -> dict[str, Any]:
+    widths = Widths.of(generator.trie, spare_children=config.spare_children)
+    return bundle.write_graph(
+        writer, generator, widths=widths, num_candidates=num_candidates(config), form=config.format
+    )
+
+
+def num_candidates(config: ExportConfig) -> int:
+    """Length of the lists."""
+    return config.search.num_candidates or config.search.beam_width
+
+
+def _write_catalogue(published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter) -> str:
+    titles = published.items["title"].fill_null("").to_list()
+    if CODEBOOKS_FILE in published.artifact.files:
+        shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
+    version = published.version
+    return bundle.write_catalogue(
+        writer, tensors, version.table.codes, item_ids=version.item_ids, titles=titles if any(titles) else None
+    )
+
+
+def _probes(config: ExportConfig, dataset: Dataset, generator: CandidateGenerator) -> dict[str, Any]:
+    """Requests with and without history, deny list and allowed set.
+
+    Histories are the ends of those of users; every fourth request denies what it has seen and some more, every third
+    may get only a part of the catalogue, and the first has no history.
+    """
+    draw, num_items = random_generator(config.seed, 5), generator.num_items
+    users = draw.choice(dataset.num_users, min(config.num_probes, dataset.num_users), replace=False)
+    index = {item: place for place, item in enumerate(generator.item_ids)}
+    names = dataset.item_ids.to_list()
+    rows = [
+        [index[names[item]] for item in row if names[item] in index][-generator.max_history :]
+        for row in dataset.histories().take(np.sort(users)).to_lists()
+    ]
+    rows[0] = []
+    denied = [[*row, *draw.integers(num_items, size=5)] if place % 4 == 0 else [] for place, row in enumerate(rows)]
+    allow = np.ones((len(rows), num_items), dtype=bool)
+    allow[::3] = draw.random((len(allow[::3]), num_items)) < 0.3
+    return {"histories": rows, "denied": denied, "allow": allow}
+
+
+def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | None:
+    if not config.verify:
+        return None
+    folder = writer.path(PARITY).parent
+    certificate = bundle.certify(folder, module=TORCH_RUNTIME if config.format == "torch_export" else None)
+    write_json(writer.path(PARITY), certificate)
+    return certificate
+
+
+def _outcome(
+    config: ExportConfig, artifact: Artifact, description: Mapping[str, Any], certificate: Mapping[str, Any] | None
+) -> Outcome:
+    size = sum(file["size"] for file in artifact.files.values())
+    summary: dict[str, Any] = {
+        "output": str(config.output),
+        "identity": artifact.identity,
+        "model_version": description["model_version"],
+        "catalogue_version": description["catalogue_version"],
+        "num_items": description["catalogue"]["num_items"],
+        "num_bytes": size,
+        "parity": certificate,
+    }
+    rows = [("items", f"{summary['num_items']:,}"), ("size", f"{size / 1e6:.1f} MB")]
+    rows += [("model version", artifact.facts["model_version"][:12])]
+    rows += [("catalogue version", artifact.facts["catalogue_version"][:12])]
+    if certificate is None:
+        notes = ("nothing was compared: verify=false",)
+    else:
+        rows.append(("probes answered alike", f"{certificate['num_probes']} of {certificate['num_probes']}"))
+        rows.append(("largest difference of scores", f"{certificate['largest_score_difference']:.1e}"))
+        notes = ()
+    table = Table(f"{config.output}: {config.format}", ("what", "value"), tuple(rows), left=("what",))
+    follow = f"python {config.output}/runtime.py {config.output} --history ID,ID -k 10"
+    return Outcome(summary, (table,), notes=notes, next=follow if config.format == "onnx" else "")

@@ -1,0 +1,69 @@
+"""The JSON of our own routes, as the OpenAPI description shows it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+ItemId = Annotated[StrictStr, Field(max_length=1024)]
+
+
+class RecommendRequest(BaseModel):
+    """The body of ``POST /recommend``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    history: list[ItemId] = Field(description="item ids, oldest first; unknown ones are skipped and counted")
+    k: StrictInt = Field(10, ge=1, description="items wanted")
+    exclude: list[ItemId] = Field(
+        [], description="item ids that must not come; of the history too, only those named here"
+    )
+    allow: list[ItemId] | None = Field(None, description="the only item ids that may come; null: all")
+    explain: StrictBool = Field(False, description="say which items of the history each recommendation is due to")
+
+
+class Reason(BaseModel):
+    """An item of the history that spoke for a recommendation."""
+
+    item_id: str
+    title: str | None = None
+    gain: float = Field(description="what the score would lose without it")
+
+
+class RecommendedItem(BaseModel):
+    """One recommendation."""
+
+    item_id: str
+    score: float = Field(description="natural logarithm of its probability, or what the bundle's generator ranks by")
+    title: str | None = None
+    because: list[Reason] | None = Field(default=None, description="only when asked to explain; most important first")
+
+
+class RecommendResponse(BaseModel):
+    """The answer of ``POST /recommend``, from one version of the bundle."""
+
+    items: list[RecommendedItem] = Field(description="best first; fewer than k where the constraints leave fewer")
+    model_version: str
+    catalogue_version: str
+    num_unknown: int = Field(description="ids of the request that the catalogue does not have; they are ignored")
+    is_popular: bool = Field(description="no item of the history is known: the most popular items, scores are counts")
+
+
+class TitledItem(BaseModel):
+    """An item as the search of titles finds it."""
+
+    item_id: str
+    title: str | None = None
+
+
+class TitlesResponse(BaseModel):
+    """The answer of ``GET /titles``."""
+
+    items: list[TitledItem]
+
+
+class ErrorResponse(BaseModel):
+    """Every refusal and failure."""
+
+    error: str = Field(description="one line: what is wrong, what was expected")

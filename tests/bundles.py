@@ -1,0 +1,120 @@
+"""A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
+
+`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing), and with `flat` as
+a further word that of a decoder-only recommender.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from genrec.artifacts import write_artifact
+from genrec.decoding.generator import CandidateGenerator
+from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.settings import DecoderOnlySettings, HierarchicalSettings, MemorySettings
+from genrec.semantic_ids.trie import SemanticIdTrie
+from genrec.serving import bundle
+from genrec.serving.graph import Widths, catalogue_tensors
+from genrec.serving.runtime import BUNDLE_FORMAT
+
+GOLDEN = Path(__file__).parent / "golden" / "bundle_1"
+NUM_ITEMS, SIZES, LENGTH = 36, (4, 5, 6), 6
+
+
+def catalogue(num_items: int = NUM_ITEMS, *, seed: int = 0, shared: bool = False) -> np.ndarray:
+    """Codes [N, 3]; the first rows are the same for every number of items, as of a catalogue that grows."""
+    draw = np.random.default_rng(seed)
+    every = np.stack(np.unravel_index(draw.permutation(np.prod(SIZES)), SIZES), axis=1).astype(np.int32)
+    codes = every[:num_items]
+    if shared:
+        codes[3] = codes[7]
+    return codes
+
+
+def randomised(model: Any, num_items: int) -> Any:
+    """With random weights, as it is when most items and nodes have been trained."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    seen = torch.arange(num_items) % 5 != 0
+    model.mark_trained(seen, seen)
+    return model.eval()
+
+
+def hierarchical(codes: np.ndarray, **settings: Any) -> HierarchicalRecommender:
+    """Width 16, one block; with a memory if `settings` have one."""
+    small: dict[str, Any] = {"width": 16, "num_heads": 2, "num_layers": 1, "hidden": 24, "depth_hidden": 20}
+    torch.manual_seed(0)
+    trie = SemanticIdTrie.build(codes, SIZES)
+    values = HierarchicalSettings(**(small | {"history_length": LENGTH} | settings))
+    model = randomised(HierarchicalRecommender(trie, values), len(codes))
+    if model.memory is not None:
+        draw = np.random.default_rng(1)
+        similarity = draw.random((len(codes), len(codes))) * (draw.random((len(codes), len(codes))) < 0.4)
+        model.remember(sp.csr_matrix(similarity), draw.integers(6, size=len(codes)))
+    return model
+
+
+def decoder_only(codes: np.ndarray, **settings: Any) -> DecoderOnlyRecommender:
+    small: dict[str, Any] = {"width": 16, "num_layers": 1, "num_heads": 2, "hidden": 24, "history_length": LENGTH}
+    torch.manual_seed(0)
+    model = DecoderOnlyRecommender(SemanticIdTrie.build(codes, SIZES), DecoderOnlySettings(**(small | settings)))
+    return randomised(model, len(codes))
+
+
+def generator_of(model: Any, *, beam_width: int = 8) -> CandidateGenerator:
+    """Counts fall with item_index, but for ties."""
+    num_items = model.trie.num_items
+    counts = np.maximum(num_items - np.arange(num_items) // 2, 1)
+    ids = [f"i{item}" for item in range(num_items)]
+    return CandidateGenerator(
+        model, model.trie, item_ids=ids, train_counts=counts, beam_width=beam_width, max_history=LENGTH
+    )
+
+
+def requests(num_items: int, *, rows: int = 12, seed: int = 0) -> dict[str, Any]:
+    """Histories, one of them empty, denied items and allowed sets, some of which leave little."""
+    draw = np.random.default_rng(seed)
+    histories = [draw.integers(num_items, size=draw.integers(1, LENGTH + 1)).tolist() for _ in range(rows)]
+    histories[1] = []
+    denied = [draw.integers(num_items, size=draw.integers(0, 9)).tolist() for _ in range(rows)]
+    allow = draw.random((rows, num_items)) < draw.choice([0.1, 0.6, 1.0], size=(rows, 1))
+    return {"histories": histories, "denied": denied, "allow": allow}
+
+
+def write_bundle(folder: Path, generator: CandidateGenerator, *, num_candidates: int, version: str = "golden") -> None:
+    """A bundle as `genrec export` writes it, without the artifacts that it would descend from."""
+    tensors = catalogue_tensors(generator.scorer, generator.train_counts.numpy())
+    facts: dict[str, Any] = {"bundle_format": BUNDLE_FORMAT, "format": "onnx"}
+    trie = generator.trie
+    codes = trie.prefix_codes(trie.num_levels)[trie.item_leaves].numpy()
+    with write_artifact(folder, kind=bundle.KIND, facts=facts, overwrite=True) as writer:
+        widths = Widths.of(generator.trie, spare_children=2)
+        graph = bundle.write_graph(writer, generator, widths=widths, num_candidates=num_candidates)
+        titles = [f"Item {item}" for item in generator.item_ids]
+        found = bundle.write_catalogue(writer, tensors, codes, item_ids=generator.item_ids, titles=titles)
+        known = {"model_version": version, "catalogue_version": found}
+        config = bundle.describe(generator, graph, **known, format="onnx", metrics={}, configuration={})
+        bundle.write_runtime(writer, config)
+        bundle.write_probes(writer, generator, num_candidates, **requests(generator.num_items))
+        writer.facts |= known
+
+
+def golden_generator() -> CandidateGenerator:
+    """That of the golden bundle: its beams cover the catalogue, so that its lists are exhaustive."""
+    model = hierarchical(catalogue(), joint_depth=2, memory=MemorySettings(followers=5))
+    return generator_of(model, beam_width=NUM_ITEMS)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["flat"]:
+        write_bundle(Path(sys.argv[1]), generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    else:
+        write_bundle(Path(sys.argv[1]), golden_generator(), num_candidates=NUM_ITEMS)
