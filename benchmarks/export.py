@@ -1,9 +1,9 @@
-"""One request on a CPU: the eager search, the bundle's ONNX graph and torch.export's program, as ratios to the eager one.
+"""One request on a CPU: the bundle's ONNX graph and torch.export's program, as ratios to the eager search.
 
     OMP_NUM_THREADS=1 python benchmarks/export.py [--bundle DIR --recommender DIR --dataset DIR] [--torch]
 
-Without folders: an untrained recommender of the size of Beauty's best one, with random codes and a random memory, which is
-exported first (a minute or two). Rounds alternate between the rows, so that a busy machine slows all of them alike.
+Without folders: an untrained recommender of the size of Beauty's best one, with random codes and a random memory, which
+is exported first (a minute or two). Rounds alternate between the rows, so that a busy machine slows all of them alike.
 Histories are random items. Leaves with 1 if the ONNX graph is not 1.5 times as fast as the eager search.
 """
 
