@@ -59,6 +59,8 @@ def check_command(words: tuple[str, ...], place: str) -> None:
         assert (PROJECT / words[1]).is_file(), place
     elif program == "genrec":
         check_genrec(list(words[1:]), place)
+    elif program == "curl":  # what it sends is a request
+        RecommendRequest.model_validate_json(words[words.index("-d") + 1])
     elif "=" in program:  # VARIABLE=value before a command
         check_command(words[1:], place)
     else:
