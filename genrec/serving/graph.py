@@ -2,8 +2,8 @@
 
 Wraps a recommender and the beam search of `decoding`; whatever depends on the catalogue (the trie, vectors of nodes and
 items, rows of a memory) is an argument, so that one graph serves every version of a catalogue that its widths hold.
-What is exported is the code that was evaluated: only ties inside the search fall by another operator (`select`). Must
-not know files or formats.
+What is exported is the code that was evaluated: only ties inside the search fall by another operator (`select`). Code
+that is traced takes sizes from `shape`: `len` would make constants of them. Must not know files or formats.
 """
 # B requests, T items of a history, D denied items, N items of the catalogue, k candidates, W beams, n_d nodes
 
