@@ -113,10 +113,8 @@ def _open_users(path: Path) -> tuple[pl.LazyFrame, int]:
         schema = scan.collect_schema()
     except pl.exceptions.PolarsError as error:
         raise DataError("not Parquet", where=path, expected=expected, found=error) from error
-    kinds = schema.get("user_id"), schema.get("history")
-    if not (kinds[0] == pl.String or (kinds[0] is not None and kinds[0].is_integer())) or kinds[1] != pl.List(
-        pl.String
-    ):
+    user = schema.get("user_id", pl.Null())
+    if not (user == pl.String or user.is_integer()) or schema.get("history") != pl.List(pl.String):
         raise DataError("wrong columns", where=path, expected=expected, found=dict(schema))
     users = scan.select(pl.col("user_id").cast(pl.String), "history")
     facts = users.select(
@@ -143,17 +141,19 @@ def _read_ids(path: Path | None) -> list[str]:
 
 
 def _begin(folder: Path, job: dict[str, Any], *, overwrite: bool) -> None:
-    """Makes the folder this job's: another's parts are refused, or removed if asked for."""
-    if overwrite:
-        for path in (*folder.glob("part-*.parquet*"), folder / SUMMARY, folder / JOB):
-            path.unlink(missing_ok=True)
-    for path in folder.glob(f"*{PARTIAL}"):
-        path.unlink()
+    """Makes the folder this job's: another's parts are refused, or removed if asked for; strangers' files never."""
     if not (folder / JOB).exists():
-        strange = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        strange = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if strange:
             fix = "choose an empty folder as output"
             raise RunError("not a folder of this command", where=folder, found=strange[0], fix=fix)
+    with writing(folder):
+        for path in folder.glob(f"part-*{PARTIAL}"):
+            path.unlink()
+        if overwrite:
+            for path in (*folder.glob("part-*-of-*.parquet"), folder / SUMMARY, folder / JOB):
+                path.unlink(missing_ok=True)
+    if not (folder / JOB).exists():
         write_json(folder / JOB, job)
     began = read_json(folder / JOB)
     if began != job:

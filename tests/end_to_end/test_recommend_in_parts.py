@@ -109,9 +109,12 @@ def test_another_job_does_not_mix_into_a_folder(road: Path, tmp_path: Path) -> N
     assert works(*words(road, output, "shards=3", "k=4", "overwrite=true"))["shards_done_before"] == 0
     assert len(list(output.glob("part-*"))) == 3
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    mine = [tmp_path / "mine" / name for name in ("notes.txt", "part-00000-of-00002.parquet", "part-1.partial")]
+    for path in mine:
+        path.write_text("mine")
     for more in ((), ("overwrite=true",)):
         assert "not a folder of this command (found notes.txt)" in fails(*words(road, tmp_path / "mine", *more), code=2)
+    assert all(path.read_text() == "mine" for path in mine)
 
 
 def test_wrong_users_and_words_are_one_line(road: Path, tmp_path: Path) -> None:
