@@ -50,7 +50,7 @@ def write_graph(
     """
     model: Any = generator.scorer
     tensors = catalogue_tensors(model, generator.train_counts.cpu().numpy())
-    sizes = {"beam_width": generator.beam_width, "num_candidates": num_candidates}
+    sizes: dict[str, Any] = {"beam_width": generator.beam_width, "num_candidates": num_candidates}
     if form == "torch_export":
         program = trace(SearchGraph(model, widths=widths, **sizes).eval(), tensors)
         with writer.path(EXPORTED).open("wb") as file:
