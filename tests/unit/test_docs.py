@@ -19,6 +19,7 @@ import genrec
 from genrec import cli
 from genrec.config.load import describe
 from genrec.errors import ConfigError
+from genrec.serving.messages import RecommendRequest
 
 TEXTS = [*PAGES, *OTHERS]
 SHELL = {"source", "cd", "mkdir", "ls", "kill"}  # nothing of ours to check
