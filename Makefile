@@ -47,7 +47,7 @@ format: $(VENV)/installed-dev  ## mend what ruff can mend
 benchmarks: $(VENV)/installed-dev  ## speed and memory as ratios to a reference (minutes)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
-docs: $(VENV)/installed-docs  ## build the documentation into site/; it opens without a server
+docs: $(VENV)/installed-docs  ## build the documentation into site/ (search needs a server: python -m http.server -d site)
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo site/index.html

@@ -130,7 +130,8 @@ def _argument(parameter: inspect.Parameter) -> str:
     kind = "" if parameter.annotation is inspect.Parameter.empty else f": {parameter.annotation}"
     value = parameter.default
     has_none = value is inspect.Parameter.empty
-    default = "" if has_none else f" = {value.__name__ if callable(value) else repr(value)}"
+    shown = "..." if repr(value).startswith("<") else repr(value)  # made anew for each, or a function
+    default = "" if has_none else f" = {shown}"
     return f"{parameter.name}{kind}{default}"
 
 
@@ -171,7 +172,7 @@ def _entries(text: str) -> Iterator[str]:
             entries.append(line)
     for entry in entries:
         name, colon, meaning = entry.partition(": ")
-        yield f"- `{name}`: {meaning}" if colon else f"- {entry}"
+        yield (f"- `{name}`: {meaning}" if colon else f"- {entry}").replace("``", "`")
 
 
 if __name__ == "__main__":

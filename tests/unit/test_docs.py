@@ -216,7 +216,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (PROJECT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
-    listed = re.findall(r"- ([\w/-]+\.md)", navigation)
+    listed = re.findall(r"- (?:Home: )?([\w/-]+\.md)", navigation)
     assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in [*PAGES, *GENERATED])
 
 
