@@ -173,7 +173,10 @@ def test_a_browser_shows_it_without_overflow(run_page: Path, tmp_path: Path, the
     probe = "<script>document.body.dataset.seen = JSON.stringify([innerWidth, document.documentElement.scrollWidth, "
     probe += "document.querySelectorAll('.choices').length, document.title, "
     probe += "getComputedStyle(document.body).backgroundColor])"
-    (tmp_path / "page.html").write_text(text.replace("</body>", f"{probe}</script></body>"))
+    assert '"default-src &#x27;none&#x27;; ' in text
+    unlocked = text.replace("http-equiv=", "data-http-equiv=")  # for the probe, which is not the page's own script
+    (tmp_path / "page.html").write_text(unlocked.replace("</body>", f"{probe}</script></body>"))
+    (tmp_path / "locked.html").write_text(text.replace("</body>", "<script>document.title = 1</script></body>"))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]
     size, page = f"--window-size={width},2000", f"file://{tmp_path}/page.html"
@@ -185,6 +188,10 @@ def test_a_browser_shows_it_without_overflow(run_page: Path, tmp_path: Path, the
     assert choices >= 3, "the script has run"
     assert title == "r: report", "titles of items are no scripts"
     assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}[theme]
+    locked = [BROWSER, *flags, size, "--dump-dom", f"file://{tmp_path}/locked.html"]
+    dump = subprocess.run(locked, capture_output=True, text=True, check=True)
+    assert "<title>r: report</title>" in dump.stdout, "a script of somebody else has run"
+    assert 'class="legend choices"' in dump.stdout, "ours has not"
     shot = [BROWSER, *flags, size, f"--screenshot={tmp_path}/page.png", page]
     subprocess.run(shot, capture_output=True, check=True)
     assert len(set(pixels(tmp_path / "page.png"))) > 50, "not a blank page"
