@@ -81,17 +81,12 @@ if [ "$stage" = evaluate ]; then # on test: the weights after the last step
     search.beam_width=50 cutoffs=[1,3,5,10,50] --json > results/evaluation_beauty.json
 fi
 
-# Recall against prefixes read, of the supervised weights and the value head trained on them: value-guided search by its three rankings,
-# and beams, which read width x 3 prefixes after the first level. Nothing is chosen from it.
+# Recall against prefixes read, of the supervised weights and the value head trained on them, on validation: value-guided search by two
+# rankings, and beams, which read their width x 3 prefixes after the first level. Nothing is chosen from it.
 if [ "$stage" = curve ]; then
-  curve() { # name key=value ...
-    "$genrec" evaluate dataset=work/office models=[] recommenders.model=work/value_0/recommender output=work/curve overwrite=true \
-      cutoffs=[1,5,10] search.num_candidates=10 "${@:2}" --json > results/curve_$1.json
-  }
-  for budget in 30 48 96 150 300; do
-    curve beam_$budget search.beam_width=$((budget / 3))
-    for ranking in log_prob value mixture; do
-      curve ${ranking}_$budget search.name=value_guided search.node_budget=$budget search.rank_by=$ranking
-    done
+  for ranking in log_prob mixture; do
+    "$genrec" frontier dataset=work/office recommender=work/value_0/recommender output=work/curve_$ranking overwrite=true k=10 \
+      beam_widths=[16,32,50,100] node_budgets=[48,96,150,300] value_guided.rank_by=$ranking max_cases=1000 num_requests=3 warm_up=1
+    cp work/curve_$ranking/frontier.json results/curve_$ranking.json
   done
 fi

@@ -16,7 +16,7 @@ from genrec.cli import app
 from genrec.config import training
 from genrec.data.dataset import Dataset
 from genrec.files import sha256_file
-from genrec.pipeline.run import _id_files
+from genrec.pipeline.stages import id_files
 from genrec.semantic_ids.table import load_health, load_semantic_ids
 
 NUM_ITEMS = 60
@@ -183,10 +183,10 @@ def test_a_recipe_notices_another_file(rows, tmp_path: Path) -> None:
     path, item_map = write(tmp_path / "c.json", rows), write(tmp_path / "m.json", {"a": "b"})
     section = training.ImportedTokenizer(path=path, item_map=item_map)
     config = training.TokenizeConfig(dataset=tmp_path, output=tmp_path, tokenizer=section)
-    before = _id_files(config)
+    before = id_files(config)
     assert before == {str(file): sha256_file(file) for file in (path, item_map)}
     write(path, {**rows, "more": [1, 2, 3]})
-    assert _id_files(config) != before
+    assert id_files(config) != before
 
 
 def test_items_that_share_their_codes_are_evaluated_honestly(folder: Path, rows, tmp_path: Path) -> None:
