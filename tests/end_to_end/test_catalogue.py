@@ -417,6 +417,7 @@ def test_a_precomputed_part_is_weighted_as_it_was(road: Path, tmp_path: Path) ->
         assert not found[:, 5:].any()
 
 
+@pytest.mark.slow
 def test_signals_alone_say_nothing_of_a_new_item(road: Path, tmp_path: Path) -> None:
     words = ["embedding=cooccurrence", "embedding.dimensions=6"]
     works("embed", f"dataset={road}/d", f"output={tmp_path}/e", *words)
@@ -425,6 +426,7 @@ def test_signals_alone_say_nothing_of_a_new_item(road: Path, tmp_path: Path) -> 
     assert "4 of 4 new items have a vector of zeros" in line
 
 
+@pytest.mark.slow
 def test_precomputed_vectors_have_to_be_given_and_to_fit(road: Path, tmp_path: Path) -> None:
     vectors = np.random.default_rng(1).standard_normal((NUM_ITEMS, 5)).astype(np.float32)
     np.save(tmp_path / "old.npy", vectors)
@@ -467,6 +469,7 @@ def sentence(model: Path) -> list[str]:
     return ["embedding=sentence", f"embedding.model={model}", "embedding.device=cpu"]
 
 
+@pytest.mark.slow
 def test_embeddings_that_cannot_be_made_again_are_refused(road: Path, tmp_path: Path) -> None:
     """As if another version of a package had given other vectors."""
     artifact, stored = load_embeddings(road / "e")

@@ -106,6 +106,7 @@ def test_later_items_have_the_features_of_their_version(road: Path) -> None:
     assert (found["num_rows"], found["num_unknown_items"]) == (3, 0)
 
 
+@pytest.mark.slow
 def test_newer_data_bring_values_and_the_known_ones_stay_what_they_are(road: Path, tmp_path: Path) -> None:
     write_newer(road, tmp_path)
     published = ["tokenizer=published", f"tokenizer.semantic_ids={road}/s2"]

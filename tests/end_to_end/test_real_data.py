@@ -45,6 +45,7 @@ def test_raw_files_to_a_table(
     assert {row["model"] for row in table["rows"]} >= {"popularity", "markov", "item_knn"}
 
 
+@pytest.mark.slow
 def test_the_last_items_of_beauty_are_those_of_the_benchmark(data_root: Path, tmp_path: Path) -> None:
     folder = data_root / "amazon2014_beauty"
     works("prepare", "beauty", f"raw_dir={folder}", f"output={tmp_path}/d")

@@ -13,7 +13,7 @@ from genrec.artifacts import load_artifact
 from genrec.cli import app
 from genrec.config import training
 from genrec.pipeline.quantisers import load_quantiser
-from genrec.pipeline.run import _collaborative
+from genrec.pipeline.stages import collaborative_of
 from genrec.semantic_ids.table import load_codebooks, load_health, load_semantic_ids, table_identity
 
 NUM_ITEMS = 90
@@ -95,7 +95,7 @@ def test_collaborative_vectors_are_a_parent_that_encoding_does_not_need(folder: 
     assert artifact.parents["collaborative"] == load_artifact(tmp_path / "c").identity
     section = training.RqVaeTokenizer(embeddings=folder / "e", collaborative=tmp_path / "c")
     config = training.TokenizeConfig(dataset=folder / "d", output=tmp_path / "s", tokenizer=section)
-    assert _collaborative(config) == {"collaborative": artifact.parents["collaborative"]}, (
+    assert collaborative_of(config) == {"collaborative": artifact.parents["collaborative"]}, (
         "a recipe runs again with another"
     )
     assert all(record["alignment"] > 0 for record in load_health(artifact)["training"][1:])

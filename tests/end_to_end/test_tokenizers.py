@@ -53,7 +53,13 @@ def test_tables_and_their_codebooks(road: Path, tmp_path: Path, words: list[str]
     assert other["table"] != found["table"]
 
 
-@pytest.mark.parametrize("words", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=name, marks=() if name == "product" else pytest.mark.slow)
+        for name, words in TOKENIZERS.items()
+    ],
+)
 def test_every_tokenizer_reassigns(road: Path, tmp_path: Path, words: list[str]) -> None:
     where = [f"dataset={road}/d", f"tokenizer.embeddings={road}/e", "gates.max_collision_rate=1"]
     before = works("tokenize", *where, f"output={tmp_path}/a", *words, *COARSE[words[0]])

@@ -136,6 +136,7 @@ def node_rows(state: dict[str, np.ndarray]) -> dict[tuple[int, ...], np.ndarray]
     return found
 
 
+@pytest.mark.slow
 def test_without_learning_every_row_of_what_is_shared_stays(road: Path, warm: str, tmp_path: Path) -> None:
     """Items by the users' ids, nodes by prefixes, codes by codes; new ones begin to count with a small start."""
     works(*train(road, "late", tmp_path / "run", 1, warm, "optimizer.learning_rate=0"))
@@ -168,6 +169,7 @@ def test_without_learning_every_row_of_what_is_shared_stays(road: Path, warm: st
             assert np.array_equal(after[name][: len(table)] if table.ndim else after[name], table)
 
 
+@pytest.mark.slow
 def test_a_memory_is_made_anew_of_the_newer_data(road: Path, tmp_path: Path) -> None:
     """With what it has learnt to make of it; without one there is nothing to start it from."""
     memory = ["model.memory.followers=6", "optimizer.learning_rate=0.01"]
@@ -282,6 +284,7 @@ def test_what_is_missing_or_replaced_is_named(road: Path, tmp_path: Path) -> Non
     assert "was made from another 'dataset'" in line
 
 
+@pytest.mark.slow
 def test_a_recommender_that_has_seen_what_is_held_out_is_told(road: Path, tmp_path: Path) -> None:
     """From all days back to the early ones: items are gone, and events held out there were trained on."""
     works(*train(road, "late", tmp_path / "late", 1))

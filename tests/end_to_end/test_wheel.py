@@ -44,6 +44,7 @@ def test_configurations_and_cards_travel(installed: Path) -> None:
         assert shipped
 
 
+@pytest.mark.slow
 def test_the_road_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     where = run(sys.executable, "-c", "import genrec; print(genrec.__file__)", folder=tmp_path, path=installed)
     assert Path(where.stdout.strip()).is_relative_to(installed)

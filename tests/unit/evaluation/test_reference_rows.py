@@ -37,7 +37,14 @@ def office(data_root) -> Ragged:
         return Ragged.from_lists(list(json.load(file).values()))
 
 
-@pytest.mark.parametrize(("tie_rule", "held_out"), [("pessimistic", 1), ("mid", 1), ("pessimistic", 2)])
+@pytest.mark.parametrize(
+    ("tie_rule", "held_out"),
+    [
+        ("pessimistic", 1),
+        pytest.param("mid", 1, marks=pytest.mark.slow),
+        pytest.param("pessimistic", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_rows_of_office(office, tie_rule, held_out):
     train = Ragged(office.values, office.starts, office.ends - 2)
     cut = office.ends - held_out

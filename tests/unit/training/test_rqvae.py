@@ -49,7 +49,7 @@ def planted() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (centres[first] + shifts[second] + noise).astype(np.float32), first, second
 
 
-@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("update", [pytest.param("gradient", marks=pytest.mark.slow), "ema"])
 def test_a_planted_mixture_is_recovered_without_dead_codes(update):
     vectors, first, second = planted()
     options = replace(TINY, codebook_sizes=(16, 16), latent_width=24, hidden=(), epochs=60, batch_size=256)
@@ -287,6 +287,7 @@ def test_codebooks_begin_as_residual_kmeans_of_the_latents_that_they_find(pretra
         assert record["reconstruction"] == pytest.approx(np.square(inputs - decoded).mean(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_alignment_draws_the_codes_to_the_collaborative_vectors():
     """Two groups that the vectors hardly know of; items without a collaborative vector do not matter."""
     group = np.arange(200) % 2
