@@ -98,4 +98,14 @@ if [ "${1:-}" = tables ]; then # whatever has been trained, each kind and seed a
     done
   done
   python3 table.py
+  for kind in plain nodes; do # over seeds and cases
+    systems=()
+    for name in ce msl apao apao_msl; do
+      rows=()
+      for seed in 0 1 2; do rows+=("work/evaluation_${kind}_$seed:${kind}_${name}_$seed"); done
+      systems+=("systems.$name=[$(IFS=,; echo "${rows[*]}")]")
+    done
+    "$genrec" compare "${systems[@]}" output=work/compare_$kind overwrite=true
+    cp work/compare_$kind/report.json results/compare_$kind.json
+  done
 fi

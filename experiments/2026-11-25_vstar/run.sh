@@ -86,7 +86,7 @@ fi
 if [ "$stage" = curve ]; then
   for ranking in log_prob mixture; do
     "$genrec" frontier dataset=work/office recommender=work/value_0/recommender output=work/curve_$ranking overwrite=true k=10 \
-      beam_widths=[16,32,50,100] node_budgets=[48,96,150,300] value_guided.rank_by=$ranking max_cases=1000 num_requests=3 warm_up=1
+      beam_widths=[16,32,50,100] node_budgets=[64,96,150,300] value_guided.rank_by=$ranking max_cases=1000 num_requests=3 warm_up=1
     cp work/curve_$ranking/frontier.json results/curve_$ranking.json
   done
 fi

@@ -73,29 +73,28 @@ def print_contrast() -> None:
 
 def print_test(files: list[str], names: tuple[str, ...]) -> None:
     columns = [*(f"recall@{cutoff}" for cutoff in CUTOFFS), "ndcg@10"]
+    reports = [json.loads((RESULTS / f"{file}.json").read_text()) for file in files]
     for mask in ("none", "seen"):
-        print_head(f"test, mask {mask}", *columns)
+        print_head(f"test, mask {mask}", *columns, "coverage@50")
         for name in ("supervised", *names):
-            rows = [
-                row["metrics"]
-                for file in files
-                for row in json.loads((RESULTS / f"{file}.json").read_text())["rows"]
-                if (row["model"], row["mask"]) == (name, mask)
-            ]
-            print_row(name, *(short(mean(row[column]["mean"] for row in rows)) for column in columns))
+            rows, lists = (
+                [row for report in reports for row in report[part] if (row["model"], row["mask"]) == (name, mask)]
+                for part in ("rows", "lists")
+            )
+            cells = [short(mean(row["metrics"][column]["mean"] for row in rows)) for column in columns]
+            print_row(name, *cells, short(mean(row["coverage"] for row in lists if row["cutoff"] == 50)))
 
 
 def print_curve() -> None:
-    print_head("prefixes read", "kind", "R@1", "R@5", "R@10", "N@10")
-    for budget in (30, 48, 96, 150, 300):
-        for kind in ("beam", "log_prob", "value", "mixture"):
-            (row,) = [
-                row["metrics"]
-                for row in json.loads((RESULTS / f"curve_{kind}_{budget}.json").read_text())["rows"]
-                if row["mask"] == "none"
-            ]
-            cells = [short(row[name]["mean"]) for name in ("recall@1", "recall@5", "recall@10", "ndcg@10")]
-            print_row(str(budget), kind, *cells)
+    print_head("prefixes read", "search", "R@10", "95 %")
+    for ranking in ("log_prob", "mixture"):
+        for entry in json.loads((RESULTS / f"curve_{ranking}.json").read_text())["settings"]:
+            if entry["kind"] == "beam" and ranking == "mixture":
+                continue
+            kind = "beams" if entry["kind"] == "beam" else f"by value, ranked by {ranking}"
+            recall = entry["recall"]
+            cells = (short(recall["mean"]), f"{short(recall['low'])} to {short(recall['high'])}")
+            print_row(f"{entry['nodes_per_request']:.0f}", kind, *cells)
 
 
 def print_intervals() -> None:
