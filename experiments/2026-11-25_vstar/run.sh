@@ -75,6 +75,12 @@ if [ "$stage" = evaluate ]; then # on test: the weights after the last step
     "$genrec" evaluate dataset=work/office models=[] "${rows[@]}" reference=supervised output=work/evaluation_$seed overwrite=true \
       search.beam_width=50 cutoffs=[1,3,5,10,50] --json > results/evaluation_$seed.json
   done
+  systems=()
+  for name in supervised grpo sibling sibling_free sibling_hints vstar vstar_free vstar_hints; do
+    systems+=("systems.$name=[work/evaluation_0:$name,work/evaluation_1:$name,work/evaluation_2:$name]")
+  done
+  "$genrec" compare "${systems[@]}" pair_seeds=true output=work/comparison overwrite=true
+  cp work/comparison/report.json results/compare_office.json
   rows=("recommenders.supervised=work/beauty_supervised_0/recommender")
   for name in grpo sibling vstar; do rows+=("recommenders.$name=work/beauty_${name}_0/recommender"); done
   "$genrec" evaluate dataset=work/beauty models=[] "${rows[@]}" reference=supervised output=work/evaluation_beauty overwrite=true \

@@ -25,3 +25,6 @@ class CompareConfig:
     num_permutations: int = key("sign patterns of the permutation test", 10_000, minimum=100)
     confidence: float = key("level of intervals and tests", 0.95, minimum=0.5, maximum=0.999)
     seed: int = key("seed of both", 0, minimum=0)
+    pair_seeds: bool = key(
+        "the i-th seeds of two systems belong together: one was tuned from the other, or both began alike", False
+    )

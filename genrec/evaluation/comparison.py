@@ -42,6 +42,8 @@ class ComparisonProtocol(NamedTuple):
         num_permutations: sign patterns of the permutation test.
         confidence: level of intervals and tests.
         seed: of both.
+        pair_seeds: the i-th seeds of two systems belong together, because one was tuned from the other or both began
+            alike; what they have in common then cancels. Of systems with other numbers of seeds they do not.
     """
 
     cutoff: int = 10
@@ -50,6 +52,7 @@ class ComparisonProtocol(NamedTuple):
     num_permutations: int = 10_000
     confidence: float = 0.95
     seed: int = 0
+    pair_seeds: bool = False
 
     @property
     def metrics(self) -> tuple[str, str]:
@@ -204,9 +207,11 @@ def _compare(
             ),
         }
         if len(own[key]) * len(base[key]) > 1 and len(np.unique(users)) > 1:
-            found = two_level_test(own[key], base[key], users, confidence=protocol.confidence)
+            is_paired = protocol.pair_seeds and len(own[key]) == len(base[key])
+            sides = (own[key] - base[key], np.zeros_like(base[key][:1])) if is_paired else (own[key], base[key])
+            found = two_level_test(*sides, users, confidence=protocol.confidence)
             row |= {
-                "over": "seeds and cases",
+                "over": "paired seeds and cases" if is_paired else "seeds and cases",
                 "low": found.low,
                 "high": found.high,
                 "p_value": found.p_value,

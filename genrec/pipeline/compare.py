@@ -63,7 +63,13 @@ def compare(config: CompareConfig, *, progress: Progress) -> Outcome:
     first = sources[reference][0].evaluation.report["protocol"]
     _check_cutoff(config.cutoff, sources)
     protocol = ComparisonProtocol(
-        config.cutoff, first["tie_rule"], config.num_resamples, config.num_permutations, config.confidence, config.seed
+        config.cutoff,
+        first["tie_rule"],
+        config.num_resamples,
+        config.num_permutations,
+        config.confidence,
+        config.seed,
+        config.pair_seeds,
     )
     systems = [
         System(name, [source.table for source in found], has_seeds=any(source.is_trained for source in found))

@@ -95,6 +95,26 @@ def test_differences_slices_and_overlap_are_those_of_loops(systems: list[System]
         assert sum(row[key] for key in ("both", "system_only", "reference_only", "neither")) == pytest.approx(1)
 
 
+def test_paired_seeds_cancel_what_they_have_in_common() -> None:
+    """The i-th seed of b is the i-th of a with one case more; whatever the seeds do, the difference does not change."""
+    random = np.random.default_rng(3)
+    ranks = random.integers(0, 20, size=(3, 12))
+    ranks[:, 0] = 15
+    better = ranks.copy()
+    better[:, 0] = 0
+    systems = [System("a", [table(rank) for rank in ranks]), System("b", [table(rank) for rank in better])]
+    (row, *_) = compare_systems(systems, "a", PROTOCOL._replace(pair_seeds=True))["comparisons"]
+    assert (row["over"], row["seeds_error"]) == ("paired seeds and cases", 0)
+    (loose, *_) = compare_systems(systems, "a", PROTOCOL)["comparisons"]
+    assert loose["difference"] == pytest.approx(row["difference"]) == pytest.approx(1 / 12)
+    assert loose["seeds_error"] > 0
+    assert row["high"] - row["low"] < loose["high"] - loose["low"]
+    (uneven, *_) = compare_systems(
+        [System("a", systems[0].tables[:2]), systems[1]], "a", PROTOCOL._replace(pair_seeds=True)
+    )["comparisons"]
+    assert uneven["over"] == "seeds and cases"
+
+
 def test_one_row_a_side_is_compared_over_cases(systems: list[System]) -> None:
     one = System("one", systems[0].tables[:1])
     report = compare_systems([systems[2], one], "c", PROTOCOL)
