@@ -43,7 +43,9 @@ for seed in 1 2; do
 done
 "$genrec" train sasrec_office dataset=work/office run=work/sasrec_office_0 stopping.max_cases=null accelerator=cpu
 
-"$genrec" train sasrec_beauty dataset=work/beauty run=work/sasrec_beauty_0 stopping.max_epochs=10 accelerator=cpu
+for seed in 0 1 2; do
+  "$genrec" train sasrec_beauty dataset=work/beauty run=work/sasrec_beauty_$seed seed=$seed accelerator=cpu
+done
 
 rows=(recommenders.minilm_0=work/own_office_minilm_and_signals_0/recommender recommenders.sasrec_0=work/sasrec_office_0/recommender)
 for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_signals_$seed/recommender"); done
@@ -52,8 +54,14 @@ for seed in 0 1 2; do rows+=("recommenders.own_$seed=work/own_office_text_and_si
 "$genrec" evaluate beauty dataset=work/beauty models=[item_knn] reference=item_knn output=work/test_beauty overwrite=true \
   recommenders.own_0=work/own_beauty_text_and_signals_0/recommender \
   recommenders.minilm_0=work/own_beauty_minilm_and_signals_0/recommender --json > results/test_beauty.json
-"$genrec" evaluate beauty dataset=work/beauty models=[] recommenders.sasrec_0=work/sasrec_beauty_0/recommender \
-  output=work/test_beauty_sasrec overwrite=true --json > results/test_beauty_sasrec.json
+rows=()
+for seed in 0 1 2; do rows+=("recommenders.sasrec_$seed=work/sasrec_beauty_$seed/recommender"); done
+"$genrec" evaluate beauty dataset=work/beauty models=[item_knn] reference=item_knn "${rows[@]}" output=work/test_beauty_sasrec \
+  overwrite=true --json > results/test_beauty_sasrec.json
+rows=work/test_beauty_sasrec
+"$genrec" compare systems.knn=$rows:item_knn systems.sasrec=[$rows:sasrec_0,$rows:sasrec_1,$rows:sasrec_2] \
+  systems.own=work/test_beauty:own_0 systems.minilm=work/test_beauty:minilm_0 output=work/compare_beauty overwrite=true
+cp work/compare_beauty/report.json results/compare_beauty.json
 rows=work/test_office
 "$genrec" compare systems.knn=$rows:item_knn systems.own=[$rows:own_0,$rows:own_1,$rows:own_2] systems.sasrec=$rows:sasrec_0 \
   output=work/compare_office overwrite=true

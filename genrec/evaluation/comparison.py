@@ -314,7 +314,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _numbers(row: Mapping[str, Any]) -> str:
     interval = f"[{signed(row['low'])}, {signed(row['high'])}]"
-    return f"{row['metric']} {signed(row['difference'])} {interval}, p = {row['p_holm']:.3f} after Holm"
+    chance = "p < .001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
+    return f"{row['metric']} {signed(row['difference'])} {interval}, {chance} after Holm"
 
 
 def signed(value: float) -> str:

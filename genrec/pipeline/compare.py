@@ -203,7 +203,7 @@ def _notes(systems: Sequence[System], sources: dict[str, list[Source]]) -> list[
         for source in found
         if source.is_trained
     }
-    for key in sorted({key for search in searches.values() for key in search} - {"batch_size"}):
+    for key in sorted(set.intersection(*map(set, searches.values())) - {"batch_size"} if searches else ()):
         values = {name: search.get(key) for name, search in searches.items()}
         if len({str(value) for value in values.values()}) > 1:
             notes.append(

@@ -53,6 +53,20 @@ def check_enough(num_vectors: int, sizes: Sequence[int]) -> None:
         raise too_few(sizes.index(largest), sizes, f"{num_vectors} vectors")
 
 
+def check_not_wider(num_vectors: int, width: int) -> None:
+    """Raises DataError if there are fewer vectors than numbers in each.
+
+    FAISS trains rotations and principal components of that many; with fewer vectors it writes outside of its memory.
+    """
+    if num_vectors < width:
+        raise DataError(
+            "too few vectors for their width, which this quantiser rotates or projects",
+            expected=f"at least {width}, one for each number of a vector",
+            found=num_vectors,
+            fix="use tokenizer=residual_kmeans, or embeddings with fewer dimensions",
+        )
+
+
 def too_few(level: int, sizes: Sequence[int], found: str) -> DataError:
     """The error for a level (from 0) that has more codes than there is to tell apart."""
     return DataError(

@@ -109,6 +109,7 @@ class FaissResidualQuantizer:
         mean = checks.mean_of_checked(vectors)
         largest = max(self.codebook_sizes)
         sample = checks.sample_rows(vectors, largest * self.max_points_per_centroid, self.seed, _SAMPLE)
+        checks.check_not_wider(len(sample), vectors.shape[1])
         sample -= mean.astype(np.float32)
         variance = sum(float(np.square(sample[rows], dtype=np.float64).sum()) for rows in row_chunks(sample))
         checks.check_spread(variance / len(sample), mean)

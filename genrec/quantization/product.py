@@ -119,6 +119,8 @@ class ProductQuantizer:
             raise DataError("fewer numbers a vector than levels", expected=num_levels, found=width, fix=fix)
         mean = checks.mean_of_checked(vectors)
         sample = checks.sample_rows(vectors, self.codebook_sizes[0] * self.max_points_per_centroid, self.seed, _SAMPLE)
+        if self.rotate:
+            checks.check_not_wider(len(sample), width)
         sample -= mean.astype(np.float32)
         variance = _mean_squared(sample)
         checks.check_spread(variance, mean)

@@ -16,7 +16,7 @@ from markdown_blocks import DOCS, PROJECT, Command, blocks, commands
 
 import genrec
 
-NUM_ITEMS, NUM_USERS = 300, 150
+NUM_ITEMS, NUM_USERS = 300, 400  # enough items survive for vectors of 192 numbers
 NOT_HERE = {"pip", "torchrun", "source"}  # checked word by word in tests/unit/test_docs.py
 SHORT = {"stopping.max_epochs": "1", "stopping.max_cases": "30"}
 # Words that make a command small, for those that its page leaves as they are. The page's own words come first.

@@ -151,3 +151,13 @@ def test_samples_are_bounded(factory) -> None:
     bounded.fit(vectors)
     np.testing.assert_array_equal(whole.mean_, bounded.mean_)
     assert error(whole, vectors) < error(bounded, vectors) < whole.variance_
+
+
+@pytest.mark.parametrize("name", ["product", "faiss_residual"])
+def test_fewer_vectors_than_numbers_in_each_are_refused(name: str) -> None:
+    """FAISS would write outside of its memory."""
+    FITS[name]().fit(correlated(40, 40))
+    with pytest.raises(DataError, match=r"too few vectors for their width.*at least 41.*found 40"):
+        FITS[name]().fit(correlated(40, 41))
+    if name == "product":
+        ProductQuantizer(codebook_sizes=(16,) * 4, rotate=False).fit(correlated(40, 41))
