@@ -114,7 +114,7 @@ def smaller(words: list[str]) -> list[str]:
     if model == "huggingface":
         extra = {key: value for key, value in extra.items() if not key.startswith("model.")}
     if verb == "tokenize" and not given & {"tokenizer.embeddings"}:
-        extra = {}
+        extra = {key: value for key, value in extra.items() if key.startswith("gates.")}
     if verb == "sweep" and "target=train" in words:
         forced = {f"train.{key}": value for key, value in SMALL["train"].items()}
     else:
