@@ -85,7 +85,7 @@ def cook(command: Command) -> bool:
         subprocess.run(words, check=True)
         return True
     words = [*words[1:], *smaller(words[1:])]
-    # Each in a process of its own, as a reader starts them: what is never loaded together need not get along.
+    # Each in a process of its own, as a reader starts them.
     start = [sys.executable, "-m", "genrec", *words]
     found = subprocess.run(start, env=environment(), capture_output=True, text=True, check=False)
     code, said = found.returncode, found.stdout + found.stderr
