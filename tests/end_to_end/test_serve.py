@@ -177,7 +177,7 @@ def test_ten_thousand_answers_while_bundles_are_swapped(tmp_path: Path) -> None:
                 publish(root, bundle, open_bundle)
                 if number == 3:  # something that cannot be used comes in between
                     lead_to(root, spoilt)
-                    time.sleep(0.5)
+                    wait_until_refused(server)
                     lead_to(root, root / "versions" / "4")
             load.wait_for(10_000)
             assert rollback(root).name == "6"
@@ -189,6 +189,14 @@ def test_ten_thousand_answers_while_bundles_are_swapped(tmp_path: Path) -> None:
     assert set(load.answers) == {(f"m{number}", f"c{number}") for number in range(1, 8)}
     assert 'genrec_swaps_total{outcome="refused"} 1.0' in metrics
     assert "genrec_errors_total" not in [line.split("{")[0] for line in metrics.splitlines() if "status" in line]
+
+
+def wait_until_refused(server: Served, *, seconds: float = 60) -> None:
+    """The server has looked at the bundle that `current` leads to, and does not take it."""
+    end = time.monotonic() + seconds
+    while 'genrec_swaps_total{outcome="refused"} 1.0' not in server.client.get("/metrics").text:
+        assert time.monotonic() < end, "no bundle was refused"
+        time.sleep(0.05)
 
 
 def lead_to(root: Path, bundle: Path) -> None:
