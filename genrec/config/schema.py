@@ -283,7 +283,7 @@ class EvaluateConfig:
     item_knn: ItemKnnSection = key("item-kNN", ItemKnnSection)
     embeddings: Path | None = key("folder of item vectors, in whose space the diversity of lists is measured", None)
     cutoffs: tuple[int, ...] | None = key(
-        "k of the metrics; null: 1, 5, 10, 20, 50 where they fit, 100 and 500 where all lists are as long",
+        "k of the metrics; null: 1, 5, 10, 20, 50, 100 and 500 as far as the catalogue and all lists reach",
         None,
         minimum=1,
     )

@@ -109,9 +109,9 @@ def _fit_models(config: schema.EvaluateConfig, dataset: Dataset) -> tuple[dict[s
 
 
 def _standard_cutoffs(models: Mapping[str, Ranker], num_items: int) -> tuple[int, ...]:
-    """1 to 50 where the catalogue has as many items; 100 and 500 where the lists of all searches are as long too."""
-    longest = min([num_items, *(model.num_candidates for model in models.values() if isinstance(model, SearchRanker))])
-    return (*(k for k in CUTOFFS if k <= num_items), *(k for k in LONG_CUTOFFS if k <= longest))
+    """Those that the catalogue has items for, and the lists of all searches are long enough for."""
+    shortest = min([num_items, *(model.num_candidates for model in models.values() if isinstance(model, SearchRanker))])
+    return tuple(k for k in (*CUTOFFS, *LONG_CUTOFFS) if k <= shortest)
 
 
 def _top_level_categories(items: pl.DataFrame) -> list[str | None] | None:

@@ -57,7 +57,7 @@ def example_users(evaluation: Artifact, row: str, *, num_users: int, k: int) -> 
                 "start": max(1, len(history) - SHOWN_HISTORY + 1),
                 "length": len(history),
                 "target": titles[target],
-                "outcome": f"It stands {place}." if found else "The search found nothing.",
+                "outcome": f"It stands {place}.",
                 "recommended": [(titles[item], item == target) for item in found if item >= 0],
             }
         )

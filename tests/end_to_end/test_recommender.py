@@ -62,6 +62,9 @@ def test_the_recommender_is_in_the_table(road: Path, trained: Path, tmp_path: Pa
     assert set(manifest["parents"]) == {"dataset", "recommender mine"}
     line = fails("evaluate", f"dataset={road}/d", f"output={tmp_path}/f", *words, "search.beam_width=10", code=2)
     assert "above the number of candidates" in line
+    words = [f"recommenders.mine={trained}/recommender", "models=[popularity]", "search.beam_width=10"]
+    works("evaluate", f"dataset={road}/d", f"output={tmp_path}/f", *words, "num_resamples=100", "num_permutations=100")
+    assert json.loads((tmp_path / "f" / "report.json").read_text())["protocol"]["cutoffs"] == [1, 5, 10]
 
 
 def test_the_table_says_what_to_look_at_next(road: Path, trained: Path, tmp_path: Path) -> None:

@@ -52,7 +52,8 @@ def check_command(words: tuple[str, ...], place: str) -> None:
         assert {word for word in words[1:] if "=" not in word} <= targets, place
     elif program == "pip":
         extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        named = re.findall(r"genrec\[(\w+)\]", " ".join(words))
+        named = [name for found in re.findall(r"genrec\[([\w,]+)\]", " ".join(words)) for name in found.split(",")]
+        assert named, place
         assert set(named) <= set(extras), place
     elif program == "torchrun":
         check_command(words[words.index("-m") + 1 :], place)
