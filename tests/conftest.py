@@ -9,12 +9,15 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from examples import every_example
+
 # Shapes and types of the array modules are checked while the tests run, and only then.
 CHECKED = ("embeddings", "data.synthetic", "semantic_ids", "quantization", "losses")
 install_import_hook([f"genrec.{name}" for name in CHECKED], "shape_checks.check")
 
-# A loaded machine is slow, not wrong.
-settings.register_profile("genrec", deadline=None)
+# A loaded machine is slow, not wrong. The default suite tries the same examples each time, so that what fails for one
+# fails for everyone; `make slow` tries new ones.
+settings.register_profile("genrec", deadline=None, derandomize=not every_example())
 settings.load_profile("genrec")
 
 PROJECT = Path(__file__).resolve().parent.parent
