@@ -1,7 +1,7 @@
 """A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
 
-`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing), and with `flat` as
-a further word that of a decoder-only recommender.
+`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing), and with `flat` or
+`tiger` as a further word that of a decoder-only or encoder-decoder recommender.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import torch
 from genrec.artifacts import write_artifact
 from genrec.decoding.generator import CandidateGenerator
 from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.settings import DecoderOnlySettings, HierarchicalSettings, MemorySettings
+from genrec.models.settings import DecoderOnlySettings, EncoderDecoderSettings, HierarchicalSettings, MemorySettings
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving import bundle
 from genrec.serving.graph import Widths, catalogue_tensors
@@ -69,6 +70,13 @@ def decoder_only(codes: np.ndarray, **settings: Any) -> DecoderOnlyRecommender:
     return randomised(model, len(codes))
 
 
+def encoder_decoder(codes: np.ndarray, **settings: Any) -> EncoderDecoderRecommender:
+    small: dict[str, Any] = {"width": 16, "encoder_layers": 2, "decoder_layers": 2, "num_heads": 3, "head_width": 4}
+    values = EncoderDecoderSettings(**(small | {"hidden": 24, "history_length": LENGTH} | settings))
+    torch.manual_seed(0)
+    return randomised(EncoderDecoderRecommender(SemanticIdTrie.build(codes, SIZES), values), len(codes))
+
+
 def generator_of(model: Any, *, beam_width: int = 8) -> CandidateGenerator:
     """Counts fall with item_index, but for ties."""
     num_items = model.trie.num_items
@@ -114,7 +122,9 @@ def golden_generator() -> CandidateGenerator:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["flat"]:
-        write_bundle(Path(sys.argv[1]), generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    others = {"flat": decoder_only, "tiger": encoder_decoder}
+    if len(sys.argv) > 2:
+        model = others[sys.argv[2]](catalogue())
+        write_bundle(Path(sys.argv[1]), generator_of(model), num_candidates=8, version=sys.argv[2])
     else:
         write_bundle(Path(sys.argv[1]), golden_generator(), num_candidates=NUM_ITEMS)

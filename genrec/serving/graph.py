@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from genrec.decoding.beam_search import Select, check_width, expand_leaves, search_levels
 from genrec.decoding.selection import select_best
 from genrec.errors import ConfigError
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
+from genrec.models.fixed_shapes import RectangularSearch
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -82,7 +84,7 @@ class Widths:
             )
 
 
-SUPPORTED = ("hierarchical", "decoder_only")
+SUPPORTED = ("hierarchical", "decoder_only", "encoder_decoder")
 
 
 def check_supported(model: Any, *, where: object = None) -> None:
@@ -96,6 +98,11 @@ def check_supported(model: Any, *, where: object = None) -> None:
     if getattr(model, "uses_gaps", False):
         what, fix = "a recommender that reads the time between events cannot be exported yet", "train one without"
         raise ConfigError(what, where=where, fix=fix)
+
+
+def in_fixed_shapes(model: Any) -> Any:
+    """What `decoding.beam_search` asks of a recommender, from one whose shapes do not depend on data."""
+    return RectangularSearch(model) if isinstance(model, EncoderDecoderRecommender) else model
 
 
 def trie_tensors(trie: SemanticIdTrie) -> dict[str, Tensor]:
@@ -196,9 +203,10 @@ class _Search(nn.Module):
         constraint = Constraint.build(trie, allow=admissible)
         before, self.model.trie = self.model.trie, trie
         try:
-            context = self.model.encode(histories, lengths)
+            scorer = _WideRoot(in_fixed_shapes(self.model), self.widths.max_branching[0])
+            context = scorer.encode(histories, lengths)
             levels = search_levels(
-                _WideRoot(self.model, self.widths.max_branching[0]),
+                scorer,
                 trie,
                 context,
                 beam_width=self.beam_width,

@@ -143,8 +143,9 @@ def test_the_trie_for_other_engines(road: Path, tmp_path: Path) -> None:
     assert "named by level and code" in fails(*words, code=2)
 
 
-def test_a_flat_recommender_is_exported(tmp_path: Path) -> None:
-    words = [sys.executable, str(PROJECT / "tests" / "bundles.py"), str(tmp_path / "b"), "flat"]
+@pytest.mark.parametrize("kind", ["flat", "tiger"])
+def test_other_recommenders_are_exported(kind: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(PROJECT / "tests" / "bundles.py"), str(tmp_path / "b"), kind]
     done = subprocess.run(words, **IN_PROJECT | {"env": {**os.environ, "PYTHONPATH": str(PROJECT)}})
     assert done.returncode == 0, done.stderr
     assert check_parity(CandidateGenerator.load(tmp_path / "b"))["passed"]
