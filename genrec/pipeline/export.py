@@ -22,6 +22,7 @@ from genrec.pipeline.published import CODEBOOKS_FILE, Published, load_published
 from genrec.seeding import generator as random_generator
 from genrec.serving import bundle
 from genrec.serving.graph import Widths, catalogue_tensors, check_supported
+from genrec.serving.programs import PROGRAMS
 from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE
 from genrec.terminal import Outcome, Progress, Table
 
@@ -114,7 +115,7 @@ def _take_graph(
             found=", ".join(f"search.{name}={value}" for name, value in asked.items()),
             fix="leave out graph, or ask for the same",
         )
-    for name in (MODEL, PREPARE, bundle.EXPORTED):
+    for name in (MODEL, PREPARE, *PROGRAMS.values()):
         if name in before.files:
             shutil.copyfile(before.file(name), writer.path(name))
     return graph
@@ -174,7 +175,7 @@ def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | N
     if not config.verify:
         return None
     folder = writer.path(PARITY).parent
-    certificate = bundle.certify(folder, module=TORCH_RUNTIME if config.format == "torch_export" else None)
+    certificate = bundle.certify(folder, module=TORCH_RUNTIME if config.format in PROGRAMS else None)
     write_json(writer.path(PARITY), certificate)
     return certificate
 

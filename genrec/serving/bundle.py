@@ -27,9 +27,9 @@ from genrec.errors import ConfigError, GateError
 from genrec.files import write_json, write_text
 from genrec.serving import runtime
 from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, select_by_topk, trace
+from genrec.serving.programs import PROGRAMS, write_program
 
 KIND = "bundle"
-EXPORTED = "model.pt2"
 REQUIREMENTS = "numpy>=2.0\nonnxruntime>=1.20\n"
 SERVER_REQUIREMENTS = REQUIREMENTS + "fastapi>=0.115\nuvicorn>=0.34\nprometheus-client>=0.21\n"  # and genrec, --no-deps
 
@@ -44,7 +44,8 @@ def write_graph(
         generator: by beam search.
         widths: what later catalogues may have.
         num_candidates: k.
-        form: "onnx" (model.onnx, and prepare.onnx where something depends on the catalogue alone) or "torch_export".
+        form: "onnx" (model.onnx, and prepare.onnx where something depends on the catalogue alone), or one of
+            `programs.PROGRAMS`.
 
     Returns:
         What the graph was made for, as JSON values.
@@ -52,10 +53,9 @@ def write_graph(
     model: Any = generator.scorer
     tensors = catalogue_tensors(model, generator.train_counts.cpu().numpy())
     sizes: dict[str, Any] = {"beam_width": generator.beam_width, "num_candidates": num_candidates}
-    if form == "torch_export":
+    if form in PROGRAMS:
         program = trace(SearchGraph(model, widths=widths, **sizes).eval(), tensors)
-        with writer.path(EXPORTED).open("wb") as file:
-            torch.export.save(program, file)
+        write_program(program, writer.path(PROGRAMS[form]), form=form)
     else:
         try:
             from genrec.serving.onnx_graph import split_by_request, to_onnx
