@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
-from genrec.errors import ConfigError  # noqa: E402
-from genrec.serving.server import listen  # noqa: E402
+from genrec.errors import ConfigError
+from genrec.serving.server import listen
 
 
 def test_answers_are_sent_at_once() -> None:
