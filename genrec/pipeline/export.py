@@ -14,6 +14,7 @@ from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifa
 from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
+from genrec.data.item_tags import tags_of
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import ConfigError
 from genrec.files import read_json, write_json
@@ -51,7 +52,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
             generator,
             graph,
             model_version=artifact.identity,
-            catalogue_version=_write_catalogue(published, tensors, writer),
+            catalogue_version=_write_catalogue(config, published, tensors, writer),
             format=config.format,
             metrics={name: value for name, value in artifact.facts.items() if "@" in name},
             configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
@@ -139,13 +140,20 @@ def num_candidates(config: ExportConfig) -> int:
     return config.search.num_candidates or config.search.beam_width
 
 
-def _write_catalogue(published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter) -> str:
+def _write_catalogue(
+    config: ExportConfig, published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter
+) -> str:
     titles = published.items["title"].fill_null("").to_list()
     if CODEBOOKS_FILE in published.artifact.files:
         shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
     version = published.version
     return bundle.write_catalogue(
-        writer, tensors, version.table.codes, item_ids=version.item_ids, titles=titles if any(titles) else None
+        writer,
+        tensors,
+        version.table.codes,
+        item_ids=version.item_ids,
+        titles=titles if any(titles) else None,
+        tags=tags_of(published.items, config.tags, where="key 'tags'") if config.tags else None,
     )
 
 

@@ -27,11 +27,13 @@ from genrec.serving.inference_protocol import (
     to_requests,
 )
 from genrec.serving.messages import (
+    CountedTag,
     ErrorResponse,
     Reason,
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    TagsResponse,
     TitledItem,
     TitlesResponse,
 )
@@ -124,6 +126,7 @@ class Service:
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.config.timeout_s:g} s") from error
         self.metrics.unknown.inc(sum(answer.num_unknown for answer in found))
+        self.metrics.unknown_tags.inc(sum(answer.num_unknown_tags for answer in found))
         self.metrics.empty.inc(sum(not answer.item_ids for answer in found))
         return version, found
 
@@ -133,9 +136,11 @@ class Service:
         for request in requests:
             if not 1 <= request.k <= most:
                 raise HTTPException(422, f"k: expected 1 to {most}")
-            for name, ids in (("history", request.history), ("exclude", request.exclude), ("allow", request.allow)):
-                if len(ids or ()) > longest:
-                    raise HTTPException(422, f"{name}: expected at most {longest} items, found {len(ids or ())}")
+            for name in ("history", "exclude", "allow", "allow_tags", "deny_tags"):
+                given = len(getattr(request, name) or ())
+                if given > longest:
+                    what = "tags" if name.endswith("tags") else "items"
+                    raise HTTPException(422, f"{name}: expected at most {longest} {what}, found {given}")
 
 
 def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None) -> FastAPI:
@@ -172,9 +177,14 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model_exclude_none=True)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """The best items for a history."""
-        allow = None if request.allow is None else tuple(request.allow)
         asked = answers.Request(
-            tuple(request.history), request.k, tuple(request.exclude), allow, explain=request.explain
+            tuple(request.history),
+            request.k,
+            tuple(request.exclude),
+            None if request.allow is None else tuple(request.allow),
+            explain=request.explain,
+            allow_tags=None if request.allow_tags is None else tuple(request.allow_tags),
+            deny_tags=tuple(request.deny_tags),
         )
         version, (found,) = await service.ask([asked])
         reasons = found.reasons or (None,) * len(found.item_ids)
@@ -183,8 +193,19 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
             model_version=version.model,
             catalogue_version=version.catalogue,
             num_unknown=found.num_unknown,
+            num_unknown_tags=found.num_unknown_tags,
             is_popular=found.is_popular,
         )
+
+    @app.get("/tags")
+    def tags(
+        q: Annotated[str, Query(max_length=200, description="words, all of which are in the tag")] = "",
+        limit: Annotated[int, Query(ge=1, le=1000, description="tags wanted")] = 50,
+    ) -> TagsResponse:
+        """Tags that requests can name, as column=value, with the number of their items."""
+        counts = service.versions.current.tags
+        found = page.search_titles({tag: tag for tag in counts}, q, limit=limit)
+        return TagsResponse(tags=[CountedTag(tag=tag, num_items=counts[tag]) for tag in found])
 
 
 def _item(version: Version, item: str, score: float, reasons: tuple[tuple[str, float], ...] | None) -> RecommendedItem:
