@@ -45,6 +45,7 @@ MEANINGS = {
     400: "the body cannot be read",
     401: "the key is missing or wrong",
     404: "there is no such model or version",
+    408: "the body did not come in time",
     413: "the body is too large",
     422: "the request is not as described, or beyond a limit",
     500: "the generator failed",
@@ -169,7 +170,7 @@ def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None
         if status >= 400:
             service.metrics.errors.labels(status).inc()
 
-    app.add_middleware(Gate, max_body=config.max_body_bytes, key=key, observe=observe)
+    app.add_middleware(Gate, max_body=config.max_body_bytes, timeout_s=config.timeout_s, key=key, observe=observe)
     return app
 
 

@@ -47,6 +47,54 @@ def test_a_server_answers_and_ends_in_order(bundle: Path, tmp_path: Path) -> Non
         assert last[0].json() == answer
 
 
+HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def test_who_sends_too_slowly_is_told_and_let_go(bundle: Path, tmp_path: Path) -> None:
+    with Served(bundle, "--timeout-s", "0.3", log=tmp_path / "log") as server:
+        url = httpx.URL(server.url)
+        answer = send_slowly(url, HEAD + b"Content-Length: 500\r\n\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'{"error": "the body was not there within 0.3 s"}' in answer
+        assert send_slowly(url, HEAD) == send_slowly(url, b"") == b""
+        whole = HEAD + b'Content-Length: 15\r\n\r\n{"history": []}'
+        answer = send_slowly(url, whole + b"G")  # a second request that never gets further
+        assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 ") == 1
+        assert server.client.post("/recommend", json={"history": ["i3"]}).status_code == 200
+        assert 'genrec_errors_total{status="408"} 1.0' in server.client.get("/metrics").text
+        assert server.end() == 0
+
+
+def send_slowly(url: httpx.URL, start: bytes) -> bytes:
+    """All that comes back after `start` and, as long as the server listens, a byte now and then."""
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as slow:
+        slow.sendall(start)
+        answer, ended = b"", threading.Event()
+        drip = threading.Thread(target=lambda: drip_until(ended, slow))
+        drip.start()
+        while part := receive(slow):
+            answer += part
+        ended.set()
+        drip.join()
+    return answer
+
+
+def drip_until(ended: threading.Event, slow: socket.socket) -> None:
+    while not ended.wait(0.05):
+        try:
+            slow.sendall(b"x")
+        except OSError:
+            return
+
+
+def receive(slow: socket.socket) -> bytes:
+    """What comes next; nothing when the other side has ended, in order or because we went on sending."""
+    try:
+        return slow.recv(4096)
+    except ConnectionError:
+        return b""
+
+
 def test_the_server_imports_none_of_the_heavy_packages() -> None:
     code = (
         f"import sys, genrec.serving.server\nfound = set('{HEAVY}'.split()) & set(sys.modules)\nassert not found, found"

@@ -94,11 +94,14 @@ def test_tags_are_the_item_ids_they_stand_for(
 ) -> None:
     lists: dict[str, Any] = {name: [request[name] for request in requests] for name in requests[0]}
     histories, allow_tags, deny_tags = (lists.pop(name) for name in ("history", "allow_tags", "deny_tags"))
-    found = tagged.recommend(histories, 20, **lists, exclude_seen=seen, allow_tags=allow_tags, deny_tags=deny_tags)
+    exclude, own = lists["exclude"], lists["allow"]
+    found = tagged.recommend(
+        histories, 20, exclude=exclude, exclude_seen=seen, allow=own, allow_tags=allow_tags, deny_tags=deny_tags
+    )
     every, known = by_hand(), set[str]().union(*by_hand().values())
     resolved = [admissible(every, wanted, unwanted) for wanted, unwanted in zip(allow_tags, deny_tags, strict=True)]
-    allow = [sorted(may if own is None else may & set(own)) for may, own in zip(resolved, lists["allow"], strict=True)]
-    again = tagged.recommend(histories, 20, exclude=lists["exclude"], exclude_seen=seen, allow=allow)
+    allow = [sorted(may if ids is None else may & set(ids)) for may, ids in zip(resolved, own, strict=True)]
+    again = tagged.recommend(histories, 20, exclude=exclude, exclude_seen=seen, allow=allow)
     assert (found.item_ids, found.scores, found.is_popular) == (again.item_ids, again.scores, again.is_popular)
     for row, items in enumerate(found.item_ids):
         assert set(items) <= resolved[row]
