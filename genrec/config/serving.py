@@ -24,6 +24,14 @@ class RollbackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiffConfig:
+    """Two catalogues -> items that came, went, or have another semantic ID, title or tags."""
+
+    before: Path = key("folder of a bundle, of versions that servers are led to, or of semantic IDs")
+    after: Path = key("folder of the later one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """A bundle -> an HTTP server."""
 
