@@ -34,7 +34,7 @@ def feature_values(items: pl.DataFrame, name: str, *, where: str = "key 'model.i
     columns = [column for column in items.columns if column != "item_id" and items.schema[column] in _DTYPES]
     if name not in columns:
         raise ConfigError(
-            "the dataset has no such item feature",
+            "the items have no such column of text",
             where=where,
             expected=f"any of {', '.join(columns) or 'none'}",
             found=name,

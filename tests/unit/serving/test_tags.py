@@ -22,8 +22,6 @@ from genrec.errors import ConfigError
 from genrec.serving import bundle, runtime
 from oracles.table_bundle import admissible
 
-pytest.importorskip("onnxruntime", reason="needs the extra `export`")
-
 BRANDS, WORDS = ["BIC", "Casio", " ", None, "A=B"], ["Office", "Pens & Ink", "Pens, red", "Casio", ""]
 DRAW = np.random.default_rng(3)
 ITEMS = pl.DataFrame(
