@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from genrec.config.serving import ServeConfig
-from genrec.serving import answers, page
+from genrec.serving import answers, binary_tensors, page
 from genrec.serving.batcher import Batcher, BusyError, ClosedError
 from genrec.serving.gate import Gate
 from genrec.serving.inference_protocol import (
@@ -47,6 +47,7 @@ MEANINGS = {
     404: "there is no such model or version",
     408: "the body did not come in time",
     413: "the body is too large",
+    415: "the body is compressed",
     422: "the request is not as described, or beyond a limit",
     500: "the generator failed",
     503: "too many requests wait, or the server is about to end",
@@ -170,6 +171,7 @@ def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None
         if status >= 400:
             service.metrics.errors.labels(status).inc()
 
+    app.add_middleware(binary_tensors.BinaryTensors)
     app.add_middleware(Gate, max_body=config.max_body_bytes, timeout_s=config.timeout_s, key=key, observe=observe)
     return app
 
@@ -245,7 +247,7 @@ def _add_inference(app: FastAPI, service: Service) -> None:
     @app.get("/v2")
     async def server() -> dict[str, Any]:
         """Name and version of the server."""
-        return {"name": "genrec", "version": app.version, "extensions": []}
+        return {"name": "genrec", "version": app.version, "extensions": ["binary_tensor_data"]}
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
@@ -262,9 +264,15 @@ def _add_inference(app: FastAPI, service: Service) -> None:
             raise HTTPException(503, "not ready")
         return {"name": name, "ready": True}
 
-    @app.post("/v2/models/{name}/infer", response_model_exclude_none=True)
-    @app.post("/v2/models/{name}/versions/{version}/infer", response_model_exclude_none=True)
-    async def infer(name: str, inference: InferenceRequest, version: str | None = None) -> InferenceResponse:
+    options: dict[str, Any] = {
+        "response_model": InferenceResponse,
+        "response_model_exclude_none": True,
+        "responses": {200: {"content": {binary_tensors.BINARY: {}}}},
+    }
+
+    @app.post("/v2/models/{name}/infer", **options)
+    @app.post("/v2/models/{name}/versions/{version}/infer", **options)
+    async def infer(name: str, inference: InferenceRequest, version: str | None = None) -> Any:
         """The best items for a batch of histories, all from one version."""
         check(name, version)
         try:
@@ -275,13 +283,22 @@ def _add_inference(app: FastAPI, service: Service) -> None:
             outputs = to_outputs(found, inference.outputs)
         except MalformedError as error:
             raise HTTPException(422, str(error)) from error
-        return InferenceResponse(
+        response = InferenceResponse(
             model_name=name,
             model_version=used.model,
             id=inference.id,
             parameters={"catalogue_version": used.catalogue},
             outputs=outputs,
         )
+        return _in_wanted_form(inference, response)
+
+
+def _in_wanted_form(inference: InferenceRequest, response: InferenceResponse) -> InferenceResponse | Response:
+    binary = binary_tensors.wanted_as_bytes(inference, [output.name for output in response.outputs])
+    if not binary:
+        return response
+    body, headers = binary_tensors.to_body(response, binary)
+    return Response(body, headers=headers)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

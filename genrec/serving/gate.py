@@ -62,6 +62,9 @@ class Gate:
 
     async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            await refuse(send, 415, "the body is compressed; send it as it is")
+            return
         closed = self.key is not None and scope["path"] not in OPEN
         if closed and not hmac.compare_digest(headers.get(b"x-api-key", b""), self.key or b""):
             await refuse(send, 401, "X-API-Key is missing or not the key of this server")
@@ -76,7 +79,7 @@ class Gate:
             await refuse(send, 413, f"the body has more than {self.max_body} bytes")
             return
         if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, replay(body, receive), send)
 
     async def _read(self, announced: bytes, receive: Receive) -> bytes | None:
         """The whole body; None if the client left."""
@@ -96,7 +99,7 @@ class Gate:
         return b"".join(parts)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives a body that was read, and then what comes after it."""
     given = False
 
