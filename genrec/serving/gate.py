@@ -62,7 +62,7 @@ class Gate:
 
     async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             await refuse(send, 415, "the body is compressed; send it as it is")
             return
         closed = self.key is not None and scope["path"] not in OPEN

@@ -52,11 +52,11 @@ HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 
 def test_who_sends_too_slowly_is_told_and_let_go(bundle: Path, tmp_path: Path) -> None:
-    with Served(bundle, "--timeout-s", "0.3", log=tmp_path / "log") as server:
+    with Served(bundle, "--timeout-s", "0.2", log=tmp_path / "log") as server:
         url = httpx.URL(server.url)
         answer = send_slowly(url, HEAD + b"Content-Length: 500\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b'{"error": "the body was not there within 0.3 s"}' in answer
+        assert b'{"error": "the body was not there within 0.2 s"}' in answer
         assert send_slowly(url, HEAD) == send_slowly(url, b"") == b""
         whole = HEAD + b'Content-Length: 15\r\n\r\n{"history": []}'
         answer = send_slowly(url, whole + b"G")  # a second request that never gets further
