@@ -50,11 +50,15 @@ class ServeConfig:
         "items a request may ask for; more is refused with 422, as is more than the bundle has", 100, minimum=1
     )
     max_history: int = key(
-        "items of a history, and of an exclude or allow list; more is refused with 422", 10_000, minimum=1
+        "items of a history, and items or tags of a list of what may come or not; more is refused with 422",
+        10_000,
+        minimum=1,
     )
     max_rows: int = key("histories of one inference request; more is refused with 422", 64, minimum=1)
     timeout_s: float = key(
-        "seconds for the head of a request, for its body (slower ones: 408), and for its answer (504)", 10.0, minimum=0
+        "seconds for the head of a request, for its body (slower ones: 408), and for its answer (504)",
+        10.0,
+        minimum=0.01,
     )
     shutdown_s: int = key("seconds that what was begun may take after the signal to end", 30, minimum=0)
     check_s: float = key("seconds between looks for a swapped bundle", 1.0, minimum=0.01)

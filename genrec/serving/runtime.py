@@ -271,18 +271,24 @@ class CandidateGenerator:
         for row, wanted, unwanted in zip(may, allow, deny, strict=True):
             if wanted is not None:
                 row &= self._having(wanted)
-            for tag in unwanted:
+            for tag in set(unwanted):
                 row[self._tagged(tag)] = False
         every = [(*(wanted or ()), *unwanted) for wanted, unwanted in zip(allow, deny, strict=True)]
         return [sum(tag not in self.tags for tag in tags) for tags in every]
 
     def _having(self, tags: Sequence[str]) -> np.ndarray:
         """bool [N]: items that have, of every column that is named, one of the tags; none if there is no tag."""
-        columns: dict[str, np.ndarray] = {}
-        for tag in tags:
-            mask = columns.setdefault(tag.partition("=")[0], np.zeros(self.num_items, dtype=bool))
-            mask[self._tagged(tag)] = True
-        return np.logical_and.reduce(list(columns.values())) if columns else np.zeros(self.num_items, dtype=bool)
+        columns: dict[str, list[np.ndarray]] = {}
+        for tag in set(tags):
+            columns.setdefault(tag.partition("=")[0], []).append(self._tagged(tag))
+        may = np.full(self.num_items, bool(columns))
+        for lists in columns.values():
+            own = np.zeros_like(may)
+            own[np.concatenate(lists)] = True
+            may &= own
+            if not may.any():
+                break
+        return may
 
     def _tagged(self, tag: str) -> np.ndarray:
         return (self.tags or {}).get(tag, _NO_ITEMS)
