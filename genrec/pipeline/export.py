@@ -14,6 +14,7 @@ from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifa
 from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
+from genrec.data.item_tags import tags_of
 from genrec.decoding.generator import CandidateGenerator
 from genrec.errors import ConfigError
 from genrec.files import read_json, write_json
@@ -35,6 +36,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
     artifact, generator = open_generative(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
     check_supported(generator.scorer, where=config.recommender)
     published = load_published(config.semantic_ids or Path(artifact.parent_paths["semantic_ids"]), dataset)
+    tags = tags_of(published.items, config.tags, where="key 'tags'") if config.tags else None
     parents = {"dataset": dataset.artifact, "recommender": artifact, "semantic_ids": published.artifact}
     before = None if config.graph is None else _earlier(config, artifact)
     if before is not None:
@@ -52,7 +54,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
             generator,
             graph,
             model_version=artifact.identity,
-            catalogue_version=_write_catalogue(published, tensors, writer),
+            catalogue_version=_write_catalogue(published, tensors, tags, writer),
             format=config.format,
             metrics={name: value for name, value in artifact.facts.items() if "@" in name},
             configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
@@ -64,7 +66,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
         writer.facts |= {name: description[name] for name in ("model_version", "catalogue_version")}
         certificate = _certify(config, writer)
         progress("export", 3, 3)
-    return _outcome(config, writer.artifact, description, certificate)
+    return _outcome(config, writer.artifact, description, certificate, num_tags=len(tags or ()))
 
 
 def _earlier(config: ExportConfig, recommender: Artifact) -> Artifact:
@@ -140,13 +142,23 @@ def num_candidates(config: ExportConfig) -> int:
     return config.search.num_candidates or config.search.beam_width
 
 
-def _write_catalogue(published: Published, tensors: Mapping[str, torch.Tensor], writer: ArtifactWriter) -> str:
+def _write_catalogue(
+    published: Published,
+    tensors: Mapping[str, torch.Tensor],
+    tags: Mapping[str, list[int]] | None,
+    writer: ArtifactWriter,
+) -> str:
     titles = published.items["title"].fill_null("").to_list()
     if CODEBOOKS_FILE in published.artifact.files:
         shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
     version = published.version
     return bundle.write_catalogue(
-        writer, tensors, version.table.codes, item_ids=version.item_ids, titles=titles if any(titles) else None
+        writer,
+        tensors,
+        version.table.codes,
+        item_ids=version.item_ids,
+        titles=titles if any(titles) else None,
+        tags=tags,
     )
 
 
@@ -181,7 +193,12 @@ def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | N
 
 
 def _outcome(
-    config: ExportConfig, artifact: Artifact, description: Mapping[str, Any], certificate: Mapping[str, Any] | None
+    config: ExportConfig,
+    artifact: Artifact,
+    description: Mapping[str, Any],
+    certificate: Mapping[str, Any] | None,
+    *,
+    num_tags: int,
 ) -> Outcome:
     size = sum(file["size"] for file in artifact.files.values())
     summary: dict[str, Any] = {
@@ -190,10 +207,11 @@ def _outcome(
         "model_version": description["model_version"],
         "catalogue_version": description["catalogue_version"],
         "num_items": description["catalogue"]["num_items"],
+        "num_tags": num_tags,
         "num_bytes": size,
         "parity": certificate,
     }
-    rows = [("items", f"{summary['num_items']:,}"), ("size", f"{size / 1e6:.1f} MB")]
+    rows = [("items", f"{summary['num_items']:,}"), ("tags", f"{num_tags:,}"), ("size", f"{size / 1e6:.1f} MB")]
     rows += [("model version", artifact.facts["model_version"][:12])]
     rows += [("catalogue version", artifact.facts["catalogue_version"][:12])]
     if certificate is None:
