@@ -19,7 +19,8 @@ from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.scorer import Candidates, Scorer
 from genrec.decoding.search_tree import SearchTrace
 from genrec.decoding.tree_scorer import TreeScorer
-from genrec.decoding.value_guided import ValueGuidedSettings, check_budget, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings, check_budget
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 

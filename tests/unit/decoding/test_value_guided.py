@@ -13,17 +13,12 @@ from hypothesis import strategies as st
 
 from examples import examples
 from genrec.decoding.beam_search import beam_search
+from genrec.decoding.growth import entropy, node_noise
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.search_tree import SearchTrace
 from genrec.decoding.tree_scorer import TableTreeScorer
-from genrec.decoding.value_guided import (
-    RANKINGS,
-    ValueGuidedSettings,
-    entropy,
-    initial_cost,
-    node_noise,
-    value_guided_search,
-)
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import RANKINGS, ValueGuidedSettings, initial_cost
 from genrec.errors import ConfigError, DataError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
