@@ -213,7 +213,7 @@ class Growth:
             if self.constraint is not None:
                 own = torch.where(is_own, nodes, -1)
                 is_alive[..., : self.trie.max_branching[level]] |= self.constraint.alive_children(level, own)
-        first, end = ends.unbind(dim=2)
+        first, end = ends[..., 0], ends[..., 1]
         is_child = torch.arange(width, device=nodes.device) < (end - first).unsqueeze(2)
         return first, is_child, is_child if self.constraint is None else is_alive
 

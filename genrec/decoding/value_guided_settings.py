@@ -80,7 +80,6 @@ def most_slots(trie: SemanticIdTrie, settings: ValueGuidedSettings) -> int:
 
     Leaves that cost nothing hang below prefixes that cost something (or below the root, if items have one code).
     """
-    free = (
-        0 if settings.forwards_leaves else trie.max_branching[-1] * (settings.node_budget if trie.num_levels > 1 else 1)
-    )
+    num_parents = settings.node_budget if trie.num_levels > 1 else 1
+    free = 0 if settings.forwards_leaves else num_parents * trie.max_branching[-1]
     return 2 + settings.node_budget + free

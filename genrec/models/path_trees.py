@@ -39,10 +39,11 @@ class PathTreeScorer:
     Args:
         model: the policy, whose states of a search are not changed by its steps.
         head: the value.
+        is_static: for a tracer: goes on to the last level even where no prefix is as deep.
     """
 
-    def __init__(self, model: Recommender, head: ValueHead) -> None:
-        self.model, self.head = model, head
+    def __init__(self, model: Recommender, head: ValueHead, *, is_static: bool = False) -> None:
+        self.model, self.head, self.is_static = model, head, is_static
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Any:
         """Reads the histories once."""
@@ -82,7 +83,7 @@ class PathTreeScorer:
             sums = sums + self.head.token(level - 1, codes) * is_live.unsqueeze(2)
             # Leaves have no children to score, and nobody goes on from where all prefixes end.
             own = own.masked_fill(depths == trie.num_levels, -1)
-            if level < trie.num_levels and bool((own >= 0).any()):
+            if level < trie.num_levels and (self.is_static or bool((own >= 0).any())):
                 children, beams = self.model.step(level, beams, before, codes * (own >= 0), own)
                 before = torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
                 part = found[..., : children.shape[2]]
