@@ -115,7 +115,7 @@ class MixedScorer:
     def start(self, context: Any) -> tuple[Float[Tensor, "B 1 M"], Any]:
         """See `Scorer`."""
         log_probs, state = self.scorer.start(context)
-        root = torch.zeros(len(log_probs), 1, dtype=torch.int64, device=log_probs.device)
+        root = torch.zeros(log_probs.shape[0], 1, dtype=torch.int64, device=log_probs.device)
         return self._add(0, log_probs, root), state
 
     def step(
@@ -150,7 +150,7 @@ def _reciprocal_ranks(items: Tensor, constant: float) -> Tensor:
 def _gather_up(values: Tensor, above: Tensor, num_nodes: int, kind: str) -> Tensor:
     """Values of nodes (or items) -> of the nodes above them."""
     places = above.expand_as(values)
-    top = values.new_full((len(values), num_nodes), -torch.inf).scatter_reduce(1, places, values, "amax")
+    top = values.new_full((values.shape[0], num_nodes), -torch.inf).scatter_reduce(1, places, values, "amax")
     if kind == "max":
         return top
     safe = torch.where(top > -torch.inf, top, 0.0)

@@ -7,6 +7,8 @@ all is done, `serving` inside a graph of fixed shapes. Must not know networks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -14,16 +16,18 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genrec.data.hashing import fold_words, gumbel_of
-from genrec.decoding.beam_search import Select, advance
+from genrec.decoding.beam_search import advance
 from genrec.decoding.exhaustive import check_scores
-from genrec.decoding.search_tree import DEPTH_SHIFT, ROOT, SearchTree, select_nodes
-from genrec.decoding.selection import select_best
+from genrec.decoding.search_tree import DEPTH_SHIFT, ROOT, SLOT_FIELDS, SearchTree, Slots, select_nodes
+from genrec.decoding.selection import Select, select_best
 from genrec.decoding.tree_scorer import TreeScorer
 from genrec.decoding.value_guided_settings import ValueGuidedSettings, most_slots
 from genrec.errors import DataError
 from genrec.seeding import fold_in
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
+
+_TABLES = ("log_probs", "keys", "first_children", "num_left", "num_forwarded")
 
 
 class Growth:
@@ -80,7 +84,7 @@ class Growth:
         self._take(root, log_probs, values, range(1))
 
     def plant(self, select: Select = select_best) -> None:
-        """The initial beam search, and its visits; see `beam_search.Select` for how a level chooses."""
+        """The initial beam search, and its visits; see `selection.Select` for how a level chooses."""
         trie, tree = self.trie, self.tree
         slots = torch.full_like(tree.num_nodes, ROOT).unsqueeze(1)
         rounds = torch.zeros_like(slots)
@@ -100,6 +104,21 @@ class Growth:
                 self._charge(slots)
                 self.forward(slots, range(level + 1, min(level + 2, trie.num_levels)))
         tree.visit(slots)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that a step changes, for loops that hand it on; but not what the scorer changes in its own state."""
+        slots = tuple(getattr(self.tree.slots, name) for name in SLOT_FIELDS)
+        return (*slots, self.tree.num_nodes, *(getattr(self, name) for name in _TABLES))
+
+    def resumed(self, tensors: Sequence[Tensor]) -> Growth:
+        """The same search where `tensors` are what its own `tensors` gave, or would give later."""
+        other, num_fields = copy(self), len(SLOT_FIELDS)
+        other.tree = copy(self.tree)
+        other.tree.slots = Slots(*tensors[:num_fields])
+        other.tree.num_nodes = tensors[num_fields]
+        for name, tensor in zip(_TABLES, tensors[num_fields + 1 :], strict=True):
+            setattr(other, name, tensor)
+        return other
 
     @property
     def levels_below_root(self) -> range:
@@ -247,7 +266,8 @@ def entropy(log_probs: Float[Tensor, "*B M"]) -> Float[Tensor, "*B"]:
     >>> entropy(torch.tensor([[-0.5, -0.5], [-7.0, -torch.inf], [-torch.inf, -torch.inf]])).exp().tolist()
     [2.0, 1.0, 1.0]
     """
-    return torch.special.entr(log_probs.double().softmax(dim=-1)).sum(dim=-1).nan_to_num(nan=0.0)
+    entropies = torch.special.entr(log_probs.double().softmax(dim=-1)).sum(dim=-1)
+    return entropies.masked_fill(entropies.isnan(), 0.0)
 
 
 def _pick(table: Tensor, places: Int64[Tensor, "B W"]) -> Tensor:

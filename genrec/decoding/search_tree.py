@@ -73,6 +73,9 @@ class Slots:
     is_open: Bool[Tensor, "B S"]
 
 
+SLOT_FIELDS = tuple(field.name for field in fields(Slots))
+
+
 class SearchTree:
     """The slots of all requests; grows when it has to.
 
@@ -176,8 +179,8 @@ class SearchTree:
         batch, capacity = self.slots.nodes.shape
         if end > capacity:
             larger = self._empty(batch, max(end, 2 * capacity))
-            for field in fields(Slots):
-                getattr(larger, field.name)[:, :capacity] = getattr(self.slots, field.name)
+            for name in SLOT_FIELDS:
+                getattr(larger, name)[:, :capacity] = getattr(self.slots, name)
             self.slots = larger
         self.end = end
 

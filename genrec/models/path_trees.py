@@ -24,10 +24,12 @@ class Requests(NamedTuple):
     Attributes:
         users: what the value head reads of each.
         root: state of the beam search before its first step.
+        widest: M.
     """
 
     users: Float[Tensor, "B D"]
     root: Any
+    widest: int
 
 
 class PathTreeScorer:
@@ -59,7 +61,8 @@ class PathTreeScorer:
         log_probs, root = self.model.start(context)
         users = self.model.request_states(context)
         check_width(self.head, users.shape[1])
-        return log_probs, self.head.of_roots(users).unsqueeze(1), Requests(users, root)
+        widest = max(self.model.trie.max_branching[1:], default=1)
+        return log_probs, self.head.of_roots(users).unsqueeze(1), Requests(users, root, widest)
 
     @torch.no_grad()
     def forward(
@@ -74,7 +77,7 @@ class PathTreeScorer:
         """Children and values of prefixes of any depths; see `TreeScorer`."""
         trie, beams = self.model.trie, state.root
         path = self._paths(depths, nodes)
-        found = log_probs.new_full((*nodes.shape, max(trie.max_branching[1:], default=1)), -torch.inf)
+        found = log_probs.new_full((*nodes.shape, state.widest), -torch.inf)
         sums = state.users.new_zeros(*nodes.shape, state.users.shape[1])
         before = torch.zeros_like(nodes)
         for level, own in enumerate(path, start=1):

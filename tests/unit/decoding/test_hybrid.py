@@ -13,7 +13,8 @@ from genrec.decoding.catalogue_search import CatalogueSearch, pad_rows
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.decoding.fusion import fuse_ranks
 from genrec.decoding.generator import CandidateGenerator
-from genrec.decoding.hybrid import METHODS, Hybrid, HybridSettings
+from genrec.decoding.hybrid import Hybrid
+from genrec.decoding.pool import METHODS, HybridSettings
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.selection import rank_items
 from genrec.errors import ConfigError, DataError
