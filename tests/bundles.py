@@ -1,7 +1,8 @@
 """A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
 
-`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing), and with `flat` as
-a further word that of a decoder-only recommender.
+`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing); with `flat` as a
+further word that of a decoder-only recommender, with METHOD SIDE FORMAT that of a hybrid, and with `dense SIDE FORMAT`
+that of the side alone.
 """
 
 from __future__ import annotations
@@ -97,20 +98,23 @@ def sasrec(num_items: int, **settings: Any) -> DenseGenerator:
     model = Sasrec(num_items, SasrecSettings(**(small | settings)))
     with torch.no_grad():
         model.item_embeddings.normal_(std=0.5)
-        model.item_embeddings[6] = model.item_embeddings[2]  # tied whatever the history
     ids, counts = ids_and_counts(num_items)
     length = model.settings.history_length
     return DenseGenerator(model.eval(), item_ids=ids, train_counts=counts, max_history=length)
 
 
 def item_knn(num_items: int, **constants: Any) -> BaselineGenerator:
-    """Fitted to histories that never show the last item; most scores are 0, and many are tied."""
+    """Fitted to histories that never show the last item; many scores are tied, and exactly so in any order of sums."""
     draw = np.random.default_rng(4)
     rows = [draw.integers(num_items - 1, size=draw.integers(2, 6)).tolist() for _ in range(num_items)]
-    model = DirectedItemKnn(**({"window": 3, "history_length": LENGTH + 1} | constants))
+    exact: dict[str, Any] = {"decay": 0.5, "history_decay": 0.5, "source_power": 0.0, "target_power": 0.0}
+    model = DirectedItemKnn(**({"window": 3, "history_length": LENGTH + 1} | exact | constants))
     model.fit(Ragged.from_lists(rows), num_items=num_items)
     ids, counts = ids_and_counts(num_items)
     return BaselineGenerator(model, item_ids=ids, train_counts=counts)
+
+
+SIDES: dict[str, Any] = {"sasrec": sasrec, "item_knn": item_knn}
 
 
 def hybrid_of(generative: CandidateGenerator, dense: Any, method: str, **settings: Any) -> Hybrid:
@@ -157,7 +161,14 @@ def golden_generator() -> CandidateGenerator:
 
 
 if __name__ == "__main__":
-    if sys.argv[2:] == ["flat"]:
-        write_bundle(Path(sys.argv[1]), generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    folder, words = Path(sys.argv[1]), sys.argv[2:]
+    if words == ["flat"]:
+        write_bundle(folder, generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    elif words:
+        method, side, form = words
+        search: Any = SIDES[side](NUM_ITEMS)
+        if method != "dense":
+            search = hybrid_of(generator_of(hierarchical(catalogue(shared=True), joint_depth=2)), search, method)
+        write_bundle(folder, search, num_candidates=6, version=" ".join(words), form=form)
     else:
-        write_bundle(Path(sys.argv[1]), golden_generator(), num_candidates=NUM_ITEMS)
+        write_bundle(folder, golden_generator(), num_candidates=NUM_ITEMS)
