@@ -92,7 +92,7 @@ def generator_of(model: Any, *, beam_width: int = 8) -> CandidateGenerator:
 
 
 def sasrec(num_items: int, **settings: Any) -> DenseGenerator:
-    """The search of a dense recommender that reads fewer items than the others here, unless `settings` say otherwise."""
+    """The search of a dense recommender; it reads fewer items than the others here."""
     small: dict[str, Any] = {"width": 16, "num_layers": 1, "num_heads": 2, "hidden": 24, "history_length": LENGTH - 2}
     torch.manual_seed(3)
     model = Sasrec(num_items, SasrecSettings(**(small | settings)))

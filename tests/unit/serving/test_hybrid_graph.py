@@ -143,14 +143,14 @@ def test_what_cannot_be_exported_is_one_clear_error() -> None:
     exact = sasrec(NUM_ITEMS)
     index = DenseGenerator(exact.model, item_ids=ids, train_counts=counts, max_history=4, index="hnsw")
     for search in (index, hybrid_of(generator, index, "rescoring")):
-        with pytest.raises(ConfigError, match="search.index=flat"):
+        with pytest.raises(ConfigError, match=r"search\.index=flat"):
             exportable(search, where="there")
     popular = Popularity().fit(Ragged.from_lists([[0]]), num_items=NUM_ITEMS)
     other = BaselineGenerator(popular, item_ids=ids, train_counts=counts)
     with pytest.raises(ConfigError, match="Popularity"):
         exportable(hybrid_of(generator, other, "mixture"), where="there")
     gaps = generator_of(hierarchical(catalogue(), time_gaps=True))
-    with pytest.raises(ConfigError, match="there.*the time between events|the time between events.*there"):
+    with pytest.raises(ConfigError, match=r"there: .*the time between events"):
         exportable(hybrid_of(gaps, sides["sasrec"], "mixture"), where="there")
 
 
