@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifact, write_artifact
 from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
+from genrec.data.sequences import Ragged
+from genrec.decoding.hybrid import Hybrid
 from genrec.errors import ConfigError
 from genrec.files import read_json, write_json
 from genrec.pipeline.open_recommender import HYBRID, open_recommender
@@ -22,7 +26,7 @@ from genrec.seeding import generator as random_generator
 from genrec.serving import bundle
 from genrec.serving.exportable import Exportable, exportable
 from genrec.serving.graph import Widths
-from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE
+from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE, TOLERANCE
 from genrec.terminal import Outcome, Progress, Table
 
 TORCH_RUNTIME = "genrec.serving.torch_runtime"
@@ -135,6 +139,7 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_SPARE_PROBES = 5  # times as many are drawn where not all of them can be asked
 _PLACES = ("dataset", "recommender", "semantic_ids", "output", "graph")
 
 
@@ -167,11 +172,14 @@ def _probes(config: ExportConfig, dataset: Dataset, source: Exportable) -> dict[
     """Requests with and without history, deny list and allowed set.
 
     Histories are the ends of those of users; every fourth request denies what it has seen and some more, every third
-    may get only a part of the catalogue, and the first has no history.
+    may get only a part of the catalogue, and the first has no history. A hybrid is not asked where its list hangs on
+    rounding (`Hybrid.is_firm`): no two machines would agree.
     """
-    draw, num_items = random_generator(config.seed, 5), source.search.num_items
-    users = draw.choice(dataset.num_users, min(config.num_probes, dataset.num_users), replace=False)
-    index = {item: place for place, item in enumerate(source.search.item_ids)}
+    search = source.search
+    draw, num_items = random_generator(config.seed, 5), search.num_items
+    num_drawn = config.num_probes * (_SPARE_PROBES if isinstance(search, Hybrid) else 1)
+    users = draw.choice(dataset.num_users, min(num_drawn, dataset.num_users), replace=False)
+    index = {item: place for place, item in enumerate(search.item_ids)}
     names = dataset.item_ids.to_list()
     rows = [
         [index[names[item]] for item in row if names[item] in index][-source.history_length :]
@@ -181,7 +189,20 @@ def _probes(config: ExportConfig, dataset: Dataset, source: Exportable) -> dict[
     denied = [[*row, *draw.integers(num_items, size=5)] if place % 4 == 0 else [] for place, row in enumerate(rows)]
     allow = np.ones((len(rows), num_items), dtype=bool)
     allow[::3] = draw.random((len(allow[::3]), num_items)) < 0.3
-    return {"histories": rows, "denied": denied, "allow": allow}
+    asked = range(len(rows))
+    if isinstance(search, Hybrid):
+        firm = (place for place in asked if _is_firm(search, rows[place], denied[place], allow[place]))
+        asked = list(islice(firm, config.num_probes))
+    return {
+        "histories": [rows[place] for place in asked],
+        "denied": [denied[place] for place in asked],
+        "allow": allow[asked],
+    }
+
+
+def _is_firm(search: Hybrid, history: list[int], denied: list[int], allow: np.ndarray) -> bool:
+    deny, asked = torch.from_numpy(bundle.padded([denied])), Ragged.from_lists([history])
+    return bool(search.is_firm(asked, 2 * TOLERANCE, deny=deny, allow=torch.from_numpy(allow)))
 
 
 def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | None:
