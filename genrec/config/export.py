@@ -15,7 +15,7 @@ class ExportConfig:
     """A recommender -> a bundle: one folder that recommends with NumPy and ONNX Runtime alone."""
 
     dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
-    recommender: Path = key("folder of a generative recommender")
+    recommender: Path = key("folder of a recommender: generative, dense or a hybrid")
     semantic_ids: Path | None = key(
         "folder of a later version of its semantic IDs, whose items are recommended; null: those it was trained on",
         None,

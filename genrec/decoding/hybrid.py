@@ -127,6 +127,34 @@ class Hybrid(CatalogueSearch):
         found = rank_pool(pool, self.settings, k)
         return self.serve_empty(found, is_empty, is_admissible) if bool(is_empty.any()) else found
 
+    @torch.inference_mode()
+    def is_firm(
+        self,
+        histories: Ragged,
+        margin: float,
+        *,
+        deny: Int64[Tensor, "B D"] | None = None,
+        allow: Bool[Tensor, " N"] | None = None,
+    ) -> Bool[Tensor, " B"]:
+        """Whether scores that are `margin` / 2 off would leave the ranks as they are, where ranks are what is fused.
+
+        Equal scores are as firm as different ones. What a prefix of a beam is worth at the cut of a level is not looked
+        at.
+
+        Args:
+            histories: B rows of item_index.
+            margin: least difference of scores that are neighbours in a list and not equal.
+            deny: see `search`.
+            allow: see `search`.
+        """
+        is_empty = torch.from_numpy(histories.lengths == 0)  # who gets the popular items
+        if self.settings.method != "rank_fusion":
+            return torch.ones_like(is_empty)
+        pool = self._find(histories, exclude_seen=False, deny=deny, allow=allow).pool
+        lists = self.dense.search(histories, self.max_candidates + 1, deny=deny, allow=allow)
+        generated = _gaps_exceed(pool.log_p[:, : self.max_candidates], margin)
+        return is_empty | (generated.cpu() & _gaps_exceed(lists.score, margin).cpu())
+
     def _pool(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Found:
         if self.pools is None or deny is not None or allow is not None:
             return self._find(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
@@ -158,3 +186,10 @@ class Hybrid(CatalogueSearch):
         )
         check_scores(is_bad)
         return Found(pool, generator.admissible(requests), requests.is_empty)
+
+
+def _gaps_exceed(scores: Float[Tensor, "B k"], margin: float) -> Bool[Tensor, " B"]:
+    """Whether neighbours in a list are equal or further apart than that; what is padding does not count."""
+    first, second = scores[:, :-1], scores[:, 1:]
+    is_fine = (first == second) | (second == -torch.inf) | (first - second > margin)
+    return is_fine.all(dim=1)

@@ -1,0 +1,118 @@
+"""What can be exported of a search: one face for beam searches, dense ones and hybrids of both.
+
+Must not know files or formats.
+"""
+# N items, k candidates
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from genrec.decoding.catalogue_search import CatalogueSearch
+from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.hybrid import Hybrid
+from genrec.decoding.selection import Select
+from genrec.semantic_ids.trie import SemanticIdTrie
+from genrec.serving.dense_graph import DenseGraph, side_of, side_tensors
+from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, check_supported, popularity_tensors
+from genrec.serving.hybrid_graph import HybridGraph, HybridSizes
+
+
+@dataclass(frozen=True, eq=False)
+class Exportable:
+    """A search, and the graph that answers as it does.
+
+    Attributes:
+        search: what was evaluated.
+        trie: of its items; None for a dense one, which knows no codes.
+        beam_width: of its beam search; None where there is none.
+        history_length: last items of a history that make a difference.
+        facts: of the recommender, as JSON values.
+        method: how it finds items, in words that end "... items ".
+        tensors: all that the graph reads of the catalogue, by input name.
+        graph: (widths of the trie, None where there is none; k; how the best are chosen) -> the graph.
+    """
+
+    search: CatalogueSearch
+    trie: SemanticIdTrie | None
+    beam_width: int | None
+    history_length: int
+    facts: dict[str, Any]
+    method: str
+    tensors: dict[str, Tensor]
+    graph: Callable[[Any, int, Select], nn.Module]
+
+
+def exportable(search: CatalogueSearch, *, where: object = None) -> Exportable:
+    """What is exported of a search.
+
+    Args:
+        search: of a recommender of any kind.
+        where: of the recommender, for errors.
+
+    Raises:
+        ConfigError: it cannot be exported.
+    """
+    if isinstance(search, Hybrid):
+        return _of_hybrid(search, where)
+    if isinstance(search, CandidateGenerator):
+        return _of_generator(search, where)
+    return _of_dense(search, where)
+
+
+def _of_generator(search: CandidateGenerator, where: object) -> Exportable:
+    model: Any = search.scorer
+    check_supported(model, where=where)
+
+    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+        return SearchGraph(model, widths=widths, beam_width=search.beam_width, num_candidates=k, select=select)
+
+    return Exportable(
+        search=search,
+        trie=search.trie,
+        beam_width=search.beam_width,
+        history_length=search.max_history,
+        facts=model.facts,
+        method=f"by a beam search of width {search.beam_width} over the trie of the catalogue",
+        tensors=catalogue_tensors(model, search.train_counts.cpu().numpy()),
+        graph=graph,
+    )
+
+
+def _of_dense(search: CatalogueSearch, where: object) -> Exportable:
+    side = side_of(search, where=where)
+    return Exportable(
+        search=search,
+        trie=None,
+        beam_width=None,
+        history_length=side.history_length,
+        facts=side.facts,
+        method="by the scores of all of them",
+        tensors=side_tensors(side) | popularity_tensors(search.train_counts.cpu().numpy()),
+        graph=lambda _, k, select: DenseGraph(side, num_candidates=k, select=select),
+    )
+
+
+def _of_hybrid(search: Hybrid, where: object) -> Exportable:
+    own, side = _of_generator(search.generative, where), side_of(search.dense, where=where)
+    settings, model = search.settings, search.generative.scorer
+
+    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+        sizes = HybridSizes(widths, search.generative.beam_width, k)
+        return HybridGraph(model, side, settings, sizes, select=select)
+
+    facts = {"name": "hybrid", **asdict(settings), "generative": own.facts, "dense": side.facts}
+    return Exportable(
+        search=search,
+        trie=own.trie,
+        beam_width=own.beam_width,
+        history_length=max(own.history_length, side.history_length),
+        facts=facts,
+        method=f"{own.method} and by the scores of all items, put together by {settings.method}",
+        tensors=own.tensors | side_tensors(side),
+        graph=graph,
+    )
