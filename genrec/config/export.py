@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrec.config.fields import key
-from genrec.config.training import SearchSection
+from genrec.config.training import Search, SearchSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ExportConfig:
         "folder of an earlier bundle of this recommender, whose graph the new catalogue goes into; null: a new graph",
         None,
     )
-    search: SearchSection = key("how it searches", SearchSection)
+    search: Search = key("how it searches", SearchSection)
     spare_children: int = key(
         "more children of a node, on each level, that later catalogues may have without a new graph", 8, minimum=0
     )

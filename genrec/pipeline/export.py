@@ -118,21 +118,28 @@ def _take_graph(
             found=", ".join(other),
             fix="leave out graph",
         )
-    asked = {"num_candidates": num_candidates(config)}
-    if source.beam_width is not None:
-        asked = {"beam_width": source.beam_width} | asked
-    if asked != {name: graph[name] for name in asked}:
-        raise ConfigError(
-            "the graph of that bundle searches otherwise",
-            where="key 'graph'",
-            expected=", ".join(f"search.{name}={graph[name]}" for name in asked),
-            found=", ".join(f"search.{name}={value}" for name, value in asked.items()),
-            fix="leave out graph, or ask for the same",
-        )
+    _check_search(graph, source.settings | {"num_candidates": num_candidates(config)})
     for name in (MODEL, PREPARE, bundle.EXPORTED):
         if name in before.files:
             shutil.copyfile(before.file(name), writer.path(name))
     return graph
+
+
+def _check_search(graph: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a graph searches otherwise than asked."""
+    width = graph["beam_width"]  # bundles of before there were other searches say nothing else
+    settings = graph.get("search", {} if width is None else {"name": "beam", "beam_width": width})
+    known = {**settings, "num_candidates": graph["num_candidates"]}
+    if asked == known:
+        return
+    names = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
+    raise ConfigError(
+        "the graph of that bundle searches otherwise",
+        where="key 'graph'",
+        expected=", ".join(f"search.{name}={known[name]}" for name in names if name in known),
+        found=", ".join(f"search.{name}={asked[name]}" for name in names if name in asked),
+        fix="leave out graph, or ask for the same",
+    )
 
 
 def _tuples(value: Any) -> Any:

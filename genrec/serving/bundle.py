@@ -68,8 +68,10 @@ def write_graph(
         if first is not None:
             writer.path(runtime.PREPARE).write_bytes(first.SerializeToString(deterministic=True))
     return {
-        "beam_width": source.beam_width,
+        "beam_width": source.settings.get("beam_width"),
         "num_candidates": num_candidates,
+        "search": source.settings,
+        "seed": source.seed,
         "widths": None if widths is None else asdict(widths),
         "signature": signature(source.tensors),
     }

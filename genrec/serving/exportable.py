@@ -1,4 +1,4 @@
-"""What can be exported of a search: one face for beam searches, dense ones and hybrids of both.
+"""What can be exported of a search: one face for beam searches, searches by value, dense ones and hybrids.
 
 Must not know files or formats.
 """
@@ -16,10 +16,12 @@ from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.hybrid import Hybrid
 from genrec.decoding.selection import Select
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving.dense_graph import DenseGraph, side_of, side_tensors
 from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, check_supported, popularity_tensors
 from genrec.serving.hybrid_graph import HybridGraph, HybridSizes
+from genrec.serving.value_graph import ValueGuidedGraph, check_guided
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,8 @@ class Exportable:
     Attributes:
         search: what was evaluated.
         trie: of its items; None for a dense one, which knows no codes.
-        beam_width: of its beam search; None where there is none.
+        settings: keys of `search` beside num_candidates that the graph is made for.
+        seed: of the noise of its search; None where there is none.
         history_length: last items of a history that make a difference.
         facts: of the recommender, as JSON values.
         method: how it finds items, in words that end "... items ".
@@ -39,7 +42,8 @@ class Exportable:
 
     search: CatalogueSearch
     trie: SemanticIdTrie | None
-    beam_width: int | None
+    settings: dict[str, Any]
+    seed: int | None
     history_length: int
     facts: dict[str, Any]
     method: str
@@ -59,6 +63,8 @@ def exportable(search: CatalogueSearch, *, where: object = None) -> Exportable:
     """
     if isinstance(search, Hybrid):
         return _of_hybrid(search, where)
+    if isinstance(search, ValueGuidedGenerator):
+        return _of_value_guided(search, where)
     if isinstance(search, CandidateGenerator):
         return _of_generator(search, where)
     return _of_dense(search, where)
@@ -74,10 +80,34 @@ def _of_generator(search: CandidateGenerator, where: object) -> Exportable:
     return Exportable(
         search=search,
         trie=search.trie,
-        beam_width=search.beam_width,
+        settings={"name": "beam", "beam_width": search.beam_width},
+        seed=None,
         history_length=search.max_history,
         facts=model.facts,
         method=f"by a beam search of width {search.beam_width} over the trie of the catalogue",
+        tensors=catalogue_tensors(model, search.train_counts.cpu().numpy()),
+        graph=graph,
+    )
+
+
+def _of_value_guided(search: ValueGuidedGenerator, where: object) -> Exportable:
+    trees: Any = search.trees
+    model, head = trees.model, trees.head
+    check_guided(model, where=where)
+
+    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+        how: dict[str, Any] = {"settings": search.settings, "seed": search.seed}
+        return ValueGuidedGraph(model, head, widths=widths, num_candidates=k, select=select, **how)
+
+    settings = {"name": "value_guided", **asdict(search.settings)}
+    return Exportable(
+        search=search,
+        trie=search.trie,
+        settings=settings,
+        seed=search.seed,
+        history_length=search.max_history,
+        facts=model.facts,
+        method=f"by a search by the value of {search.settings.node_budget} prefixes of the trie of the catalogue",
         tensors=catalogue_tensors(model, search.train_counts.cpu().numpy()),
         graph=graph,
     )
@@ -88,7 +118,8 @@ def _of_dense(search: CatalogueSearch, where: object) -> Exportable:
     return Exportable(
         search=search,
         trie=None,
-        beam_width=None,
+        settings={},
+        seed=None,
         history_length=side.history_length,
         facts=side.facts,
         method="by the scores of all of them",
@@ -109,7 +140,8 @@ def _of_hybrid(search: Hybrid, where: object) -> Exportable:
     return Exportable(
         search=search,
         trie=own.trie,
-        beam_width=own.beam_width,
+        settings=own.settings,
+        seed=None,
         history_length=max(own.history_length, side.history_length),
         facts=facts,
         method=f"{own.method} and by the scores of all items, put together by {settings.method}",

@@ -25,7 +25,22 @@ from genrec.errors import ConfigError
 from genrec.models.path_trees import PathTreeScorer
 from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
-from genrec.serving.graph import Widths, model_tensors, over, read_trie, serve_popular
+from genrec.serving.graph import Widths, check_supported, model_tensors, over, read_trie, serve_popular
+
+SUPPORTED = ("hierarchical", "decoder_only")
+
+
+def check_guided(model: Any, *, where: object = None) -> None:
+    """Raises ConfigError for a recommender whose search by value cannot be exported."""
+    if model.name not in SUPPORTED:
+        raise ConfigError(
+            "a search by value in a recommender of this kind cannot be exported yet",
+            where=where,
+            expected=" or ".join(SUPPORTED),
+            found=model.name,
+            fix="search.name=beam",
+        )
+    check_supported(model, where=where)
 
 
 class ValueGuidedGraph(nn.Module):
