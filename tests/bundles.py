@@ -1,8 +1,8 @@
 """A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
 
 `python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing); with `flat` as a
-further word that of a decoder-only recommender, with METHOD SIDE FORMAT that of a hybrid, and with `dense SIDE FORMAT`
-that of the side alone.
+further word that of a decoder-only recommender, with METHOD SIDE FORMAT that of a hybrid, with `dense SIDE FORMAT` that
+of the side alone, and with `guided KIND FORMAT` that of a search by value.
 """
 
 from __future__ import annotations
@@ -22,12 +22,22 @@ from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.hybrid import Hybrid
 from genrec.decoding.pool import HybridSettings
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.evaluation.baseline_generator import BaselineGenerator
 from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
+from genrec.models.path_trees import build_tree_scorer
 from genrec.models.sasrec import Sasrec
-from genrec.models.settings import DecoderOnlySettings, HierarchicalSettings, MemorySettings, SasrecSettings
+from genrec.models.settings import (
+    DecoderOnlySettings,
+    HierarchicalSettings,
+    MemorySettings,
+    SasrecSettings,
+    ValueHeadSettings,
+)
+from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving import bundle
 from genrec.serving.exportable import exportable
@@ -114,6 +124,27 @@ def item_knn(num_items: int, **constants: Any) -> BaselineGenerator:
     return BaselineGenerator(model, item_ids=ids, train_counts=counts)
 
 
+def guided_of(model: Any, *, seed: int = 0, **settings: Any) -> ValueGuidedGenerator:
+    """The search by the value of a head with random weights."""
+    torch.manual_seed(5)
+    head = ValueHead(model.trie, ValueHeadSettings(width=16)).eval()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(std=0.5)
+    ids, counts = ids_and_counts(model.trie.num_items)
+    how = ValueGuidedSettings(**({"node_budget": 24, "initial_width": 4} | settings))
+    served: dict[str, Any] = {"item_ids": ids, "train_counts": counts, "max_history": LENGTH}
+    return ValueGuidedGenerator(build_tree_scorer(model, head), model, model.trie, settings=how, seed=seed, **served)
+
+
+GUIDED: dict[str, Any] = {
+    "joint": lambda: guided_of(
+        hierarchical(catalogue(shared=True), joint_depth=2, memory=MemorySettings(followers=5)), rank_by="mixture"
+    ),
+    "flat": lambda: guided_of(decoder_only(catalogue()), seed=3, selections_per_round=2),
+}
+
+
 SIDES: dict[str, Any] = {"sasrec": sasrec, "item_knn": item_knn}
 
 
@@ -166,8 +197,8 @@ if __name__ == "__main__":
         write_bundle(folder, generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
     elif words:
         method, side, form = words
-        search: Any = SIDES[side](NUM_ITEMS)
-        if method != "dense":
+        search: Any = GUIDED[side]() if method == "guided" else SIDES[side](NUM_ITEMS)
+        if method not in ("dense", "guided"):
             search = hybrid_of(generator_of(hierarchical(catalogue(shared=True), joint_depth=2)), search, method)
         write_bundle(folder, search, num_candidates=6, version=" ".join(words), form=form)
     else:
