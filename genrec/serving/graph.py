@@ -201,7 +201,7 @@ class _Search(nn.Module):
         admissible = allow & ~mask_of_items(deny, allow.shape[1])
         constraint = Constraint.build(trie, allow=admissible)
         with over(self.model, trie) as scorer:
-            context = self.model.encode(histories, lengths)
+            context = scorer.encode(histories, lengths)
             levels = search_levels(
                 scorer, trie, context, beam_width=self.beam_width, constraint=constraint, select=self.select
             )
