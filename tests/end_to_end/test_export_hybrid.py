@@ -71,6 +71,7 @@ def test_a_bundle_of_a_hybrid_recommends_what_the_hybrid_does(road: Path, made: 
     words = [sys.executable, "-B", "-I", str(made / "b" / "runtime.py"), str(made / "b"), "--history", "i1"]
     subprocess.run([*words, "-k", "3"], capture_output=True, text=True, check=True)
     works("catalogue", "publish", f"bundle={made}/b", f"output={tmp_path}/served")
+    works("triton", f"bundle={made}/b", f"output={tmp_path}/models")
 
 
 def test_a_bundle_names_what_it_was_made_of(road: Path, made: Path, tmp_path: Path) -> None:
