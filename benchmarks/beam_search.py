@@ -74,7 +74,7 @@ def hierarchical_search(sequences: list[list[int]], trie: SemanticIdTrie, kind: 
     return search
 
 
-def t5_search(tokens: Tensor) -> Search:
+def t5_search(tokens: Tensor, *, beams: int = BEAMS) -> Search:
     model = build_t5().eval()
     after: dict[tuple[int, ...], dict[int, None]] = {}  # what may come after a prefix, as sets that keep their order
     for row in tokens.tolist():
@@ -88,12 +88,12 @@ def t5_search(tokens: Tensor) -> Search:
         found = model.generate(
             input_ids=input_ids,
             attention_mask=(input_ids != PADDING).long(),
-            num_beams=BEAMS,
-            num_return_sequences=BEAMS,
+            num_beams=beams,
+            num_return_sequences=beams,
             max_new_tokens=tokens.shape[1] + 1,
             prefix_allowed_tokens_fn=lambda _, sentence: allowed[tuple(sentence.tolist())],
         )
-        return found.view(len(input_ids), BEAMS, -1)
+        return found.view(len(input_ids), beams, -1)
 
     return search
 

@@ -1,8 +1,8 @@
 """A tiny catalogue, recommenders over it and bundles of them, for whoever tests what leaves the lab.
 
-`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing); with `flat` as a
-further word that of a decoder-only recommender, with METHOD SIDE FORMAT that of a hybrid, with `dense SIDE FORMAT` that
-of the side alone, and with `guided KIND FORMAT` that of a search by value.
+`python tests/bundles.py FOLDER` writes the golden bundle again (under a minute, most of it tracing); with `flat` or
+`tiger` as a further word that of a decoder-only or encoder-decoder recommender, with METHOD SIDE FORMAT that of a
+hybrid, with `dense SIDE FORMAT` that of the side alone, and with `guided KIND FORMAT` that of a search by value.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.evaluation.baseline_generator import BaselineGenerator
 from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.models.decoder_only import DecoderOnlyRecommender
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.path_trees import build_tree_scorer
 from genrec.models.sasrec import Sasrec
 from genrec.models.settings import (
     DecoderOnlySettings,
+    EncoderDecoderSettings,
     HierarchicalSettings,
     MemorySettings,
     SasrecSettings,
@@ -87,6 +89,13 @@ def decoder_only(codes: np.ndarray, **settings: Any) -> DecoderOnlyRecommender:
     torch.manual_seed(0)
     model = DecoderOnlyRecommender(SemanticIdTrie.build(codes, SIZES), DecoderOnlySettings(**(small | settings)))
     return randomised(model, len(codes))
+
+
+def encoder_decoder(codes: np.ndarray, **settings: Any) -> EncoderDecoderRecommender:
+    small: dict[str, Any] = {"width": 16, "encoder_layers": 2, "decoder_layers": 2, "num_heads": 3, "head_width": 4}
+    values = EncoderDecoderSettings(**(small | {"hidden": 24, "history_length": LENGTH} | settings))
+    torch.manual_seed(0)
+    return randomised(EncoderDecoderRecommender(SemanticIdTrie.build(codes, SIZES), values), len(codes))
 
 
 def ids_and_counts(num_items: int) -> tuple[list[str], np.ndarray]:
@@ -193,8 +202,9 @@ def golden_generator() -> CandidateGenerator:
 
 if __name__ == "__main__":
     folder, words = Path(sys.argv[1]), sys.argv[2:]
-    if words == ["flat"]:
-        write_bundle(folder, generator_of(decoder_only(catalogue())), num_candidates=8, version="flat")
+    others = {"flat": decoder_only, "tiger": encoder_decoder}
+    if len(words) == 1:
+        write_bundle(folder, generator_of(others[words[0]](catalogue())), num_candidates=8, version=words[0])
     elif words:
         method, side, form = words
         search: Any = GUIDED[side]() if method == "guided" else SIDES[side](NUM_ITEMS)

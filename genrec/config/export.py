@@ -22,8 +22,10 @@ class ExportConfig:
     )
     output: Path = key("folder of the bundle to write")
     overwrite: bool = key("replace an existing output", False)
-    format: Literal["onnx", "torch_export"] = key(
-        "the graph: for ONNX Runtime, or as torch.export's .pt2, which needs torch", "onnx"
+    format: Literal["onnx", "torch_export", "aot_inductor"] = key(
+        "the graph: for ONNX Runtime; as torch.export's .pt2, which needs torch; or compiled by AOTInductor for this "
+        "kind of processor, which needs torch to run and a C++ compiler to make",
+        "onnx",
     )
     graph: Path | None = key(
         "folder of an earlier bundle of this recommender, whose graph the new catalogue goes into; null: a new graph",

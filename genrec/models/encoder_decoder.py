@@ -245,7 +245,7 @@ class EncoderDecoderRecommender(nn.Module):
         new = len(own[0].keys) + torch.arange(len(request), device=nodes.device)
         lines = torch.cat([ancestors[request, parents[where]], new.unsqueeze(1)], dim=1)
         rows = Rows(lines, torch.full_like(new, level), request, slot, requests.limits[request])
-        token = self._token(level - 1, codes[where], nodes[where])
+        token = self.token_of(level - 1, codes[where], nodes[where])
         read, own = self.decoder(token, rows, requests.memories, own)
         decoded = read.new_zeros(*nodes.shape, read.shape[-1]).index_put_(where, read)
         log_probs = self.scores.of_children(self.trie, level, Prefixes(decoded, decoded, nodes))
@@ -259,8 +259,11 @@ class EncoderDecoderRecommender(nn.Module):
         rows = Rows(everyone.unsqueeze(1), root, everyone, root, context.limits)
         return self.decoder(self.start_vector.expand(len(everyone), -1), rows, context.memories)
 
-    def _read(self, histories: Int64[Tensor, "M T"]) -> Requests:
-        """Encodes rows of items, padded at the end; a row without any is one token."""
+    def tokens_of(self, histories: Int64[Tensor, "M T"]) -> tuple[Float[Tensor, "M S D"], Bool[Tensor, "M S"]]:
+        """What the encoder reads of rows of items, padded at the end, and which of it is no padding.
+
+        A row without any item is one token.
+        """
         items = histories.clamp(min=0)
         path = self.trie.path_nodes(items)
         codes = [table[path[..., level]] for level, table in enumerate(self.trie.child_codes)]
@@ -272,8 +275,18 @@ class EncoderDecoderRecommender(nn.Module):
         is_token = (histories >= 0).repeat_interleave(self.trie.num_levels, dim=1)
         is_empty = torch.zeros_like(is_token)
         is_empty[:, 0] = ~is_token[:, 0]
-        tokens = torch.where(is_empty.unsqueeze(-1), self.empty_history, tokens)
-        is_token = is_token | is_empty
+        return torch.where(is_empty.unsqueeze(-1), self.empty_history, tokens), is_token | is_empty
+
+    def token_of(self, level: int, codes: Tensor, nodes: Int64[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+        """What the decoder reads for a chosen node of depth level + 1."""
+        token = F.embedding(codes, self.own_codes[level])
+        if level in self.node_embeddings.levels:
+            token = token + self.node_embeddings.look_up(level, nodes)
+        return token
+
+    def _read(self, histories: Int64[Tensor, "M T"]) -> Requests:
+        """Encodes rows of items."""
+        tokens, is_token = self.tokens_of(histories)
         return Requests(self.decoder.remember(self.encoder(tokens, is_token), is_token), is_token.sum(dim=1))
 
     def _limits(self, counts: Int64[Tensor, " p"]) -> Int64[Tensor, " p"]:
@@ -296,7 +309,7 @@ class EncoderDecoderRecommender(nn.Module):
         inputs = [self.start_vector.expand(len(read[0]), -1)]
         for level, rows in enumerate(read[1:]):
             nodes = tree.nodes[level + 1][rows]
-            inputs.append(self._token(level, self.trie.child_codes[level][nodes], nodes))
+            inputs.append(self.token_of(level, self.trie.child_codes[level][nodes], nodes))
         return torch.cat(inputs)
 
     def _lay_out(self, group: Group, tree: PrefixTree, read: list[Int64[Tensor, " R"]]) -> Rows:
@@ -318,13 +331,6 @@ class EncoderDecoderRecommender(nn.Module):
         slots = torch.empty_like(memory)
         slots[order] = torch.arange(len(memory), device=memory.device) - (counts.cumsum(0) - counts)[memory[order]]
         return Rows(torch.cat(ancestors), torch.cat(depths), memory, slots, group.limits[owners])
-
-    def _token(self, level: int, codes: Tensor, nodes: Int64[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
-        """What the decoder reads for a chosen node of depth level + 1."""
-        token = F.embedding(codes, self.own_codes[level])
-        if level in self.node_embeddings.levels:
-            token = token + self.node_embeddings.look_up(level, nodes)
-        return token
 
     def _apply(self, fn: Any, recurse: bool = True) -> EncoderDecoderRecommender:
         """Takes the trie along wherever the parameters go."""

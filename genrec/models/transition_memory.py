@@ -177,13 +177,16 @@ class TransitionMemory(nn.Module):
 
 
 def sum_in_trie_order(trie: SemanticIdTrie, scores: Float[Tensor, "P N"]) -> Float[Tensor, "P M"]:
-    """Running sums [P, N + 1] of scores in trie order, in which the items below a node are a contiguous range."""
-    return torch.nn.functional.pad(scores[:, trie.item_order].cumsum(dim=1), (1, 0))
+    """Running sums [P, N + 1] of scores in trie order, in which the items below a node are a contiguous range.
+
+    float64: the mass of a node is a small difference of large sums, and its logarithm must not be rounding.
+    """
+    return torch.nn.functional.pad(scores[:, trie.item_order].cumsum(dim=1, dtype=torch.float64), (1, 0))
 
 
 def masses_of_depth(trie: SemanticIdTrie, depth: int, sums: Float[Tensor, "P M"]) -> Float[Tensor, "P n"]:
     """Mass of every node of a depth."""
-    return sums[:, trie.item_offsets[depth]].diff(dim=1).clamp(min=0)
+    return sums[:, trie.item_offsets[depth]].diff(dim=1).clamp(min=0).float()
 
 
 def masses_of_nodes(
@@ -191,7 +194,7 @@ def masses_of_nodes(
 ) -> Float[Tensor, "*P"]:
     """Mass of some nodes of a depth, each for its own row of the sums; 0 for node -1."""
     first, end = trie.item_ranges(depth, nodes)
-    return (sums[rows, end] - sums[rows, first]).clamp(min=0)
+    return (sums[rows, end] - sums[rows, first]).clamp(min=0).float()
 
 
 def strongest(similarity: sp.csr_matrix, size: int) -> tuple[np.ndarray, np.ndarray]:

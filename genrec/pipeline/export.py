@@ -26,6 +26,7 @@ from genrec.seeding import generator as random_generator
 from genrec.serving import bundle
 from genrec.serving.exportable import Exportable, exportable
 from genrec.serving.graph import Widths
+from genrec.serving.programs import PROGRAMS
 from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE, TOLERANCE
 from genrec.terminal import Outcome, Progress, Table
 
@@ -119,7 +120,7 @@ def _take_graph(
             fix="leave out graph",
         )
     _check_search(graph, source.settings | {"num_candidates": num_candidates(config)})
-    for name in (MODEL, PREPARE, bundle.EXPORTED):
+    for name in (MODEL, PREPARE, *PROGRAMS.values()):
         if name in before.files:
             shutil.copyfile(before.file(name), writer.path(name))
     return graph
@@ -216,7 +217,7 @@ def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | N
     if not config.verify:
         return None
     folder = writer.path(PARITY).parent
-    certificate = bundle.certify(folder, module=TORCH_RUNTIME if config.format == "torch_export" else None)
+    certificate = bundle.certify(folder, module=TORCH_RUNTIME if config.format in PROGRAMS else None)
     write_json(writer.path(PARITY), certificate)
     return certificate
 

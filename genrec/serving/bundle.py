@@ -29,9 +29,9 @@ from genrec.files import write_json, write_text
 from genrec.serving import runtime
 from genrec.serving.exportable import exportable
 from genrec.serving.graph import Widths, select_by_topk, trace
+from genrec.serving.programs import PROGRAMS, write_program
 
 KIND = "bundle"
-EXPORTED = "model.pt2"
 REQUIREMENTS = "numpy>=2.0\nonnxruntime>=1.20\n"
 SERVER_REQUIREMENTS = REQUIREMENTS + "fastapi>=0.115\nuvicorn>=0.34\nprometheus-client>=0.21\n"  # and genrec, --no-deps
 
@@ -46,16 +46,16 @@ def write_graph(
         search: of any recommender that is `exportable`.
         widths: what later catalogues may have; None for a search without a trie.
         num_candidates: k.
-        form: "onnx" (model.onnx, and prepare.onnx where something depends on the catalogue alone) or "torch_export".
+        form: "onnx" (model.onnx, and prepare.onnx where something depends on the catalogue alone), or one of
+            `programs.PROGRAMS`.
 
     Returns:
         What the graph was made for, as JSON values.
     """
     source = exportable(search)
-    if form == "torch_export":
+    if form in PROGRAMS:
         program = trace(source.graph(widths, num_candidates, select_best).eval(), source.tensors)
-        with writer.path(EXPORTED).open("wb") as file:
-            torch.export.save(program, file)
+        write_program(program, writer.path(PROGRAMS[form]), form=form)
     else:
         try:
             from genrec.serving.onnx_graph import split_by_request, to_onnx

@@ -35,7 +35,7 @@ class Exportable:
         seed: of the noise of its search; None where there is none.
         history_length: last items of a history that make a difference.
         facts: of the recommender, as JSON values.
-        method: how it finds items, in words that end "... items ".
+        method: how it finds items, to follow "finds items" in the model card.
         tensors: all that the graph reads of the catalogue, by input name.
         graph: (widths of the trie, None where there is none; k; how the best are chosen) -> the graph.
     """
@@ -144,7 +144,7 @@ def _of_hybrid(search: Hybrid, where: object) -> Exportable:
         seed=None,
         history_length=max(own.history_length, side.history_length),
         facts=facts,
-        method=f"{own.method} and by the scores of all items, put together by {settings.method}",
+        method=f"{own.method} and by what {side.facts['name']} says of all items, put together by {settings.method}",
         tensors=own.tensors | side_tensors(side),
         graph=graph,
     )

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from genrec.decoding.beam_search import check_width, expand_leaves, search_levels
 from genrec.decoding.selection import Select, select_best
 from genrec.errors import ConfigError
+from genrec.models.encoder_decoder import EncoderDecoderRecommender
+from genrec.models.fixed_shapes import RectangularSearch
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
 from genrec.semantic_ids.trie import SemanticIdTrie
 
@@ -83,7 +85,7 @@ class Widths:
             )
 
 
-SUPPORTED = ("hierarchical", "decoder_only")
+SUPPORTED = ("hierarchical", "decoder_only", "encoder_decoder")
 
 
 def check_supported(model: Any, *, where: object = None) -> None:
@@ -97,6 +99,11 @@ def check_supported(model: Any, *, where: object = None) -> None:
     if getattr(model, "uses_gaps", False):
         what, fix = "a recommender that reads the time between events cannot be exported yet", "train one without"
         raise ConfigError(what, where=where, fix=fix)
+
+
+def in_fixed_shapes(model: Any) -> Any:
+    """What `decoding.beam_search` asks of a recommender, from one whose shapes do not depend on data."""
+    return RectangularSearch(model) if isinstance(model, EncoderDecoderRecommender) else model
 
 
 def trie_tensors(trie: SemanticIdTrie) -> dict[str, Tensor]:
@@ -201,7 +208,7 @@ class _Search(nn.Module):
         admissible = allow & ~mask_of_items(deny, allow.shape[1])
         constraint = Constraint.build(trie, allow=admissible)
         with over(self.model, trie) as scorer:
-            context = self.model.encode(histories, lengths)
+            context = scorer.encode(histories, lengths)
             levels = search_levels(
                 scorer, trie, context, beam_width=self.beam_width, constraint=constraint, select=self.select
             )
@@ -235,7 +242,7 @@ def over(model: Any, trie: SemanticIdTrie) -> Iterator[WideRoot]:
     """The scorer that a recommender is over another trie; afterwards it has its own again."""
     before, model.trie = model.trie, trie
     try:
-        yield WideRoot(model, trie.max_branching[0])
+        yield WideRoot(in_fixed_shapes(model), trie.max_branching[0])
     finally:
         model.trie = before
 

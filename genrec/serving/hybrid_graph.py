@@ -110,7 +110,7 @@ class _Search(nn.Module):
             pool, _ = find_pool(
                 scorer,
                 trie,
-                self.model.encode(*own),
+                scorer.encode(*own),
                 DenseOpinion(log_q, retrieved),
                 self.settings,
                 beam_width=self.sizes.beam_width,

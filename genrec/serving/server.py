@@ -33,7 +33,7 @@ def serve(config: ServeConfig) -> None:
     """
     key = read_key(config.api_key_file)
     versions = Versions(config.bundle, partial(open_bundle, num_threads=config.num_threads))
-    listener = _listen(config.host, config.port)
+    listener = listen(config.host, config.port)
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(config, versions, key=key),
@@ -57,10 +57,20 @@ def serve(config: ServeConfig) -> None:
         listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket whose connections send at once what they are given.
+
+    Connections inherit that. asyncio would see to it itself, but not for sockets made with the protocol left open; and
+    an answer goes out in two parts, the second of which would wait 40 ms for the client's word that the first is there.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, OverflowError) as error:
         fix = "set another port, or stop what listens there"
         raise ConfigError("cannot listen", where=f"{host}:{port}", found=error, fix=fix) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from command_line import fails, works
 
 from genrec.data.dataset import Dataset
 from genrec.semantic_ids.layouts import walk
-from genrec.serving.runtime import CandidateGenerator, check_parity
+from genrec.serving.runtime import BundleError, CandidateGenerator, check_parity
 
 pytest.importorskip("onnx", reason="needs the extra `export`")
 
@@ -143,14 +144,32 @@ def test_the_trie_for_other_engines(road: Path, tmp_path: Path) -> None:
     assert "named by level and code" in fails(*words, code=2)
 
 
-def test_a_flat_recommender_is_exported(tmp_path: Path) -> None:
-    words = [sys.executable, str(PROJECT / "tests" / "bundles.py"), str(tmp_path / "b"), "flat"]
+@pytest.mark.parametrize("kind", ["flat", "tiger"])
+def test_other_recommenders_are_exported(kind: str, tmp_path: Path) -> None:
+    words = [sys.executable, str(PROJECT / "tests" / "bundles.py"), str(tmp_path / "b"), kind]
     done = subprocess.run(words, **IN_PROJECT | {"env": {**os.environ, "PYTHONPATH": str(PROJECT)}})
     assert done.returncode == 0, done.stderr
     assert check_parity(CandidateGenerator.load(tmp_path / "b"))["passed"]
 
 
-def test_the_program_of_torch_export(road: Path, tmp_path: Path) -> None:
-    made = traced(*places(road), f"output={tmp_path}/b", *SEARCH, "format=torch_export")
+@pytest.mark.parametrize("form", ["torch_export", "aot_inductor"])
+def test_the_programs_of_torch(form: str, road: Path, tmp_path: Path) -> None:
+    if form == "aot_inductor" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("no C++ compiler")
+    made = traced(*places(road), f"output={tmp_path}/b", *SEARCH, f"format={form}")
     assert made["parity"]["passed"]
     assert made["parity"]["torch"]
+    again = traced(*places(road), f"output={tmp_path}/c", *SEARCH, f"format={form}", f"graph={tmp_path}/b")
+    assert again["parity"]["passed"]
+    with pytest.raises(BundleError, match=f"its graph is of format {form}"):
+        CandidateGenerator.load(tmp_path / "b")
+
+
+def test_a_program_that_cannot_be_compiled_is_one_line(road: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "genrec", "export", *places(road), f"output={tmp_path}/b", *SEARCH]
+    without = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run([*words, "format=aot_inductor"], **IN_PROJECT | {"env": without})
+    assert done.returncode == 2
+    assert "AOTInductor cannot compile the graph" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+    assert not list(tmp_path.glob("b*"))

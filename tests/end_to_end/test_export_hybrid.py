@@ -71,6 +71,7 @@ def test_a_bundle_of_a_hybrid_recommends_what_the_hybrid_does(road: Path, made: 
     words = [sys.executable, "-B", "-I", str(made / "b" / "runtime.py"), str(made / "b"), "--history", "i1"]
     subprocess.run([*words, "-k", "3"], capture_output=True, text=True, check=True)
     works("catalogue", "publish", f"bundle={made}/b", f"output={tmp_path}/served")
+    works("triton", f"bundle={made}/b", f"output={tmp_path}/models")
 
 
 def test_a_bundle_names_what_it_was_made_of(road: Path, made: Path, tmp_path: Path) -> None:
@@ -81,12 +82,12 @@ def test_a_bundle_names_what_it_was_made_of(road: Path, made: Path, tmp_path: Pa
     assert any(name.startswith("recall@") for name in config["metrics"])
     manifest = read_json(made / "b" / "manifest.json")
     assert set(manifest["parents"]) == {"dataset", "recommender", "semantic_ids"}
-    assert manifest["parents"]["recommender"] == config["model_version"]
+    assert manifest["parents"]["recommender"]["identity"] == config["model_version"]
     side = f"dense={made}/s/recommender"
     fused(road, tmp_path / "h2", side, "method=mixture", "weights=[0.6]")
     fused(road, tmp_path / "h3", "method=mixture", "weights=[0.5]")
     versions = {
-        read_json(path / "manifest.json")["checksum"] for path in (made / "h", tmp_path / "h2", tmp_path / "h3")
+        read_json(path / "manifest.json")["identity"] for path in (made / "h", tmp_path / "h2", tmp_path / "h3")
     }
     assert len(versions) == 3, "a version of its own for each weight and side"
 

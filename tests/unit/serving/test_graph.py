@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import LENGTH, NUM_ITEMS, SIZES, catalogue, decoder_only, generator_of, hierarchical, requests
+from bundles import (
+    LENGTH,
+    NUM_ITEMS,
+    SIZES,
+    catalogue,
+    decoder_only,
+    encoder_decoder,
+    generator_of,
+    hierarchical,
+    requests,
+)
 
 from genrec.data.sequences import Ragged
 from genrec.decoding.generator import CandidateGenerator
@@ -25,6 +35,11 @@ MODELS = {
     "all codes at once": lambda codes: hierarchical(codes, joint_depth=3, memory=MEMORY),
     "over the vocabulary": lambda codes: hierarchical(codes, normalisation="vocabulary"),
     "flat": decoder_only,
+    "tiger": encoder_decoder,
+    "tiger, causal": lambda codes: encoder_decoder(codes, encoder="causal", item_embeddings=True, temperature=0.7),
+    "tiger, gated": lambda codes: encoder_decoder(
+        codes, activation="gated_gelu", normalisation="vocabulary", node_embeddings=False, num_buckets=4, max_distance=9
+    ),
 }
 
 
@@ -72,7 +87,7 @@ def test_topk_chooses_as_the_search_does_where_nothing_is_tied() -> None:
     assert torch.equal(items, asked(generator, given, 5)[0])
 
 
-@pytest.mark.parametrize("kind", ["joint, with a memory", "flat"])
+@pytest.mark.parametrize("kind", ["joint, with a memory", "flat", "tiger, causal"])
 def test_one_graph_serves_later_catalogues(kind: str) -> None:
     """Weights of the graph's own model serve, all that belongs to the catalogue comes with it."""
     before, after = MODELS[kind](catalogue(30)), MODELS[kind](catalogue(NUM_ITEMS))

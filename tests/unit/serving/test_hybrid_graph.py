@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundles import LENGTH, NUM_ITEMS, SIDES, catalogue, generator_of, hierarchical, hybrid_of, requests, sasrec
+from bundles import (
+    LENGTH,
+    NUM_ITEMS,
+    SIDES,
+    catalogue,
+    decoder_only,
+    encoder_decoder,
+    generator_of,
+    hierarchical,
+    hybrid_of,
+    requests,
+    sasrec,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,10 +46,17 @@ from genrec.serving.torch_runtime import TorchGenerator
 PROJECT = Path(__file__).resolve().parents[3]
 
 
+KINDS: dict[str, Any] = {
+    "hierarchical": lambda codes: hierarchical(codes, joint_depth=2),
+    "flat": decoder_only,
+    "tiger": encoder_decoder,
+}
+
+
 @cache
-def models(shared: bool) -> tuple[Any, dict[str, Any]]:
+def models(shared: bool, kind: str = "hierarchical") -> tuple[Any, dict[str, Any]]:
     """A beam search and both dense sides over the same items; the sides read fewer and more items than it does."""
-    generator = generator_of(hierarchical(catalogue(shared=shared), joint_depth=2))
+    generator = generator_of(KINDS[kind](catalogue(shared=shared)))
     return generator, {name: make(NUM_ITEMS) for name, make in SIDES.items()}
 
 
@@ -77,6 +96,7 @@ def check(search: CatalogueSearch, asking: dict[str, Any], k: int) -> torch.Tens
 @settings(max_examples=examples(36))
 @given(
     method=st.sampled_from(METHODS),
+    kind=st.sampled_from(sorted(KINDS)),
     side=st.sampled_from(sorted(SIDES)),
     shared=st.booleans(),
     weight=st.sampled_from([0.0, 0.3, 1.0, 4.0]),
@@ -85,9 +105,9 @@ def check(search: CatalogueSearch, asking: dict[str, Any], k: int) -> torch.Tens
     seed=st.integers(0, 1000),
 )
 def test_the_graph_of_a_hybrid_answers_as_the_hybrid(
-    method: str, side: str, shared: bool, weight: float, prefix_value: str, k: int, seed: int
+    method: str, kind: str, side: str, shared: bool, weight: float, prefix_value: str, k: int, seed: int
 ) -> None:
-    generator, sides = models(shared)
+    generator, sides = models(shared, kind)
     hybrid = hybrid_of(generator, sides[side], method, weight=weight, prefix_value=prefix_value)
     asking = requests(NUM_ITEMS, rows=3, seed=seed)
     asking["histories"][2] *= 2  # longer than what any of them reads
