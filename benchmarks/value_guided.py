@@ -35,8 +35,10 @@ import torch
 from office import SIZES, Work, build_hierarchical, keep_freed_memory, load_office, measure
 
 from genrec.decoding.beam_search import beam_search
+from genrec.decoding.growth import entropy, node_noise
 from genrec.decoding.search_tree import SearchTrace
-from genrec.decoding.value_guided import ValueGuidedSettings, entropy, node_noise, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.models.code_decoder import Users
 from genrec.models.hierarchical_trees import HierarchicalTreeScorer
 from genrec.models.settings import ValueHeadSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from genrec.config.fields import key
-from genrec.config.training import SearchSection
+from genrec.config.training import Search, SearchSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class ExportConfig:
     """A recommender -> a bundle: one folder that recommends with NumPy and ONNX Runtime alone."""
 
     dataset: Path = key("folder of the prepared dataset that the recommender was trained on")
-    recommender: Path = key("folder of a generative recommender")
+    recommender: Path = key("folder of a recommender: generative, dense or a hybrid")
     semantic_ids: Path | None = key(
         "folder of a later version of its semantic IDs, whose items are recommended; null: those it was trained on",
         None,
@@ -31,7 +31,7 @@ class ExportConfig:
         "folder of an earlier bundle of this recommender, whose graph the new catalogue goes into; null: a new graph",
         None,
     )
-    search: SearchSection = key("how it searches", SearchSection)
+    search: Search = key("how it searches", SearchSection)
     spare_children: int = key(
         "more children of a node, on each level, that later catalogues may have without a new graph", 8, minimum=0
     )

@@ -6,7 +6,6 @@ Sees a scorer and a trie; must not know networks. The encoded history belongs to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +14,10 @@ from torch import Tensor
 
 from genrec.decoding.exhaustive import check_scores
 from genrec.decoding.scorer import Candidates, Scorer
-from genrec.decoding.selection import rank_items, select_best
+from genrec.decoding.selection import Select, rank_items, select_best
 from genrec.errors import ConfigError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
-
-# Scores [B, C] and k -> the k largest of each row and their indices, in the order of the index; see `select_best`.
-Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Beams(NamedTuple):

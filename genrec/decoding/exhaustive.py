@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genrec.decoding.scorer import Candidates, Scorer
@@ -125,6 +125,15 @@ def score_paths(
     Raises:
         DataError: the scorer gave NaN or +inf.
     """
+    totals, is_bad = score_steps(scorer, trie, context, items)
+    check_scores(is_bad)
+    return torch.stack(totals, dim=-1)
+
+
+def score_steps(
+    scorer: Scorer, trie: SemanticIdTrie, context: Any, items: Int64[Tensor, "B k"]
+) -> tuple[list[Float[Tensor, "B k"]], list[Bool[Tensor, " B"]]]:
+    """`score_paths` without its check, a function of tensors alone: L totals, and L flags for `check_scores`."""
     is_item = items >= 0
     paths = trie.path_nodes(items)
     log_probs, state = scorer.start(context)
@@ -145,8 +154,7 @@ def score_paths(
         totals.append(total)
         is_bad.append(~(total.amax(dim=1) < torch.inf))
         above = nodes
-    check_scores(is_bad)
-    return torch.stack(totals, dim=-1)
+    return totals, is_bad
 
 
 def check_scores(is_bad: list[Tensor]) -> None:

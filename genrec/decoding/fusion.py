@@ -43,9 +43,8 @@ def fuse_ranks(
     >>> items.tolist(), scores.tolist()
     ([[3, 5, 7]], [[1.5, 1.0, 0.5]])
     """
-    first, second = (_reciprocal_ranks(items, constant) for items in (generated, retrieved))
+    first, second = _reciprocal_ranks(generated, constant), _reciprocal_ranks(retrieved, constant, weight)
     is_same = (generated.unsqueeze(2) == retrieved.unsqueeze(1)) & (generated >= 0).unsqueeze(2)
-    second = weight * second
     first = first + (is_same * second.unsqueeze(1)).sum(dim=2)
     first = first.masked_fill(generated < 0, -torch.inf)
     is_gone = (retrieved < 0) | is_same.any(dim=1)
@@ -115,7 +114,7 @@ class MixedScorer:
     def start(self, context: Any) -> tuple[Float[Tensor, "B 1 M"], Any]:
         """See `Scorer`."""
         log_probs, state = self.scorer.start(context)
-        root = torch.zeros(len(log_probs), 1, dtype=torch.int64, device=log_probs.device)
+        root = torch.zeros(log_probs.shape[0], 1, dtype=torch.int64, device=log_probs.device)
         return self._add(0, log_probs, root), state
 
     def step(
@@ -142,15 +141,16 @@ class MixedScorer:
         return (log_probs + self.weight * gain).masked_fill(~is_alive, -torch.inf)
 
 
-def _reciprocal_ranks(items: Tensor, constant: float) -> Tensor:
-    ranks = torch.arange(1, items.shape[1] + 1, dtype=torch.float64, device=items.device)
-    return (1 / (constant + ranks)).expand(items.shape)
+def _reciprocal_ranks(items: Tensor, constant: float, weight: float = 1.0) -> Tensor:
+    # Numbers of Python, because a graph may hold a scalar that multiplies a tensor in half of these digits.
+    values = [weight * (1 / (constant + rank)) for rank in range(1, items.shape[1] + 1)]
+    return torch.tensor(values, dtype=torch.float64, device=items.device).expand(items.shape)
 
 
 def _gather_up(values: Tensor, above: Tensor, num_nodes: int, kind: str) -> Tensor:
     """Values of nodes (or items) -> of the nodes above them."""
     places = above.expand_as(values)
-    top = values.new_full((len(values), num_nodes), -torch.inf).scatter_reduce(1, places, values, "amax")
+    top = values.new_full((values.shape[0], num_nodes), -torch.inf).scatter_reduce(1, places, values, "amax")
     if kind == "max":
         return top
     safe = torch.where(top > -torch.inf, top, 0.0)

@@ -19,7 +19,7 @@ from genrec.data.sequences import Ragged
 from genrec.decoding.beam_search import beam_search
 from genrec.decoding.catalogue_search import CatalogueSearch, pad_gaps, pad_rows
 from genrec.decoding.scorer import Candidates, Scorer
-from genrec.decoding.value_guided import initial_cost
+from genrec.decoding.value_guided_settings import initial_cost
 from genrec.errors import DataError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie

@@ -11,24 +11,19 @@ p is the generative model, q the dense one. Must not know how either was trained
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from genrec.data.sequences import Ragged
-from genrec.decoding.beam_search import beam_search
 from genrec.decoding.catalogue_search import CatalogueSearch
-from genrec.decoding.exhaustive import score_items
-from genrec.decoding.fusion import MixedScorer, fuse_ranks, mix, prefix_values, unite
-from genrec.decoding.generator import CandidateGenerator, Requests
+from genrec.decoding.exhaustive import check_scores
+from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.pool import DenseOpinion, HybridSettings, Pool, find_pool, rank_pool
 from genrec.decoding.scorer import Candidates
-from genrec.decoding.selection import rank_items
 from genrec.errors import ConfigError, DataError
-
-METHODS = ("rank_fusion", "mixture", "rescoring", "in_beam")
 
 
 class DenseSide(Protocol):
@@ -53,48 +48,16 @@ class DenseSide(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class HybridSettings:
-    """How the two are put together.
+class Found(NamedTuple):
+    """The pool of some requests, and what else their lists depend on.
 
     Attributes:
-        method: see the module.
-        weight: of the dense side, at least 0; at 0 the list is the generated one.
-        constant: of rank fusion, see `fuse_ranks`.
-        prefix_value: of in_beam, see `prefix_values`.
-
-    Raises:
-        ConfigError: unknown method, or a weight below 0.
-    """
-
-    method: str = "mixture"
-    weight: float = 1.0
-    constant: float = 60.0
-    prefix_value: Literal["sum", "max"] = "sum"
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ConfigError("unknown method", expected=", ".join(METHODS), found=repr(self.method))
-        if not self.weight >= 0:
-            raise ConfigError("the weight of the dense side is negative", expected="0 or more", found=self.weight)
-
-
-class Pool(NamedTuple):
-    """What both models say of the candidates of some requests; what a weight makes of it is another matter.
-
-    Attributes:
-        generated: item_index, best first, -1 as padding.
-        retrieved: likewise; none (m = 0) where only generated items count.
-        log_p: of both lists, one after the other; of a retrieved item that was generated too, -inf.
-        log_q: likewise.
+        pool: of all of them.
         is_admissible: what each request may get; None: everything.
         is_empty: no item of the history could be read.
     """
 
-    generated: Int64[Tensor, "B k"]
-    retrieved: Int64[Tensor, "B m"]
-    log_p: Float[Tensor, "B C"]
-    log_q: Float[Tensor, "B C"]
+    pool: Pool
     is_admissible: Bool[Tensor, "B N"] | None
     is_empty: Bool[Tensor, " B"]
 
@@ -119,7 +82,7 @@ class Hybrid(CatalogueSearch):
         dense: DenseSide,
         settings: HybridSettings,
         *,
-        pools: dict[Any, Pool] | None = None,
+        pools: dict[Any, Found] | None = None,
     ) -> None:
         super().__init__(
             generative.item_ids,
@@ -160,28 +123,39 @@ class Hybrid(CatalogueSearch):
                 found=k,
                 fix="widen the beam, or ask for fewer",
             )
-        pool = self._pool(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
-        found = self._rank(pool, k)
-        return self.serve_empty(found, pool.is_empty, pool.is_admissible) if bool(pool.is_empty.any()) else found
+        pool, is_admissible, is_empty = self._pool(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
+        found = rank_pool(pool, self.settings, k)
+        return self.serve_empty(found, is_empty, is_admissible) if bool(is_empty.any()) else found
 
-    def _rank(self, pool: Pool, k: int) -> Candidates:
-        weight = self.settings.weight
-        if self.settings.method == "rank_fusion":
-            constants = {"weight": weight, "constant": self.settings.constant}
-            items, scores = fuse_ranks(pool.generated, pool.retrieved, k, **constants)
-            return Candidates(items, torch.full_like(scores, -torch.inf), scores)
-        items = torch.cat([pool.generated, pool.retrieved], dim=1)
-        is_in = (items >= 0) & (pool.log_p > -torch.inf)
-        if not weight:
-            is_in[:, pool.generated.shape[1] :] = False
-        scores = mix(pool.log_p, pool.log_q, weight).masked_fill(~is_in, -torch.inf)
-        ranked, best = rank_items(items, scores, k)
-        # An item that is in both lists counts in the first, so the best match is the place that was ranked.
-        is_place = (ranked.unsqueeze(2) == items.unsqueeze(1)) & is_in.unsqueeze(1)
-        log_prob = pool.log_p.unsqueeze(1).masked_fill(~is_place, -torch.inf).amax(dim=2)
-        return Candidates(ranked, log_prob, best)
+    @torch.inference_mode()
+    def is_firm(
+        self,
+        histories: Ragged,
+        margin: float,
+        *,
+        deny: Int64[Tensor, "B D"] | None = None,
+        allow: Bool[Tensor, " N"] | None = None,
+    ) -> Bool[Tensor, " B"]:
+        """Whether scores that are `margin` / 2 off would leave the ranks as they are, where ranks are what is fused.
 
-    def _pool(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Pool:
+        Equal scores are as firm as different ones. What a prefix of a beam is worth at the cut of a level is not looked
+        at.
+
+        Args:
+            histories: B rows of item_index.
+            margin: least difference of scores that are neighbours in a list and not equal.
+            deny: see `search`.
+            allow: see `search`.
+        """
+        is_empty = torch.from_numpy(histories.lengths == 0)  # who gets the popular items
+        if self.settings.method != "rank_fusion":
+            return torch.ones_like(is_empty)
+        pool = self._find(histories, exclude_seen=False, deny=deny, allow=allow).pool
+        lists = self.dense.search(histories, self.max_candidates + 1, deny=deny, allow=allow)
+        generated = _gaps_exceed(pool.log_p[:, : self.max_candidates], margin)
+        return is_empty | (generated.cpu() & _gaps_exceed(lists.score, margin).cpu())
+
+    def _pool(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Found:
         if self.pools is None or deny is not None or allow is not None:
             return self._find(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
         settings = self.settings
@@ -192,47 +166,30 @@ class Hybrid(CatalogueSearch):
             self.pools[key] = self._find(histories, exclude_seen=exclude_seen, deny=None, allow=None)
         return self.pools[key]
 
-    def _find(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Pool:
+    def _find(self, histories: Ragged, *, exclude_seen: bool, deny: Tensor | None, allow: Tensor | None) -> Found:
         """Runs both searches, and scores what each found by both models."""
-        requests = self.generative.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
-        is_admissible = self.generative.admissible(requests)
-        log_q = self.dense.item_log_probs(histories).to(self.device)
-        generated, log_p = self._generate(requests, log_q, is_admissible)
-        retrieved = generated[:, :0]
-        if self.settings.method in ("rank_fusion", "mixture"):
+        generator = self.generative
+        requests = generator.read(histories, exclude_seen=exclude_seen, deny=deny, allow=allow)
+        log_q, retrieved = self.dense.item_log_probs(histories).to(self.device), None
+        if self.settings.unites_lists:
             width = self.max_candidates
             lists = self.dense.search(histories, width, exclude_seen=exclude_seen, deny=deny, allow=allow)
-            generated, log_p = generated[:, :width], log_p[:, :width]
             retrieved = lists.item_index.to(self.device)
-        if self.settings.method == "mixture":
-            alone = unite(generated, retrieved)[:, generated.shape[1] :]
-            log_p = torch.cat([log_p, self._score(requests, alone)], dim=1)
-        else:
-            log_p = torch.nn.functional.pad(log_p, (0, retrieved.shape[1]), value=-torch.inf)
-        items = torch.cat([generated, retrieved], dim=1)
-        return Pool(generated, retrieved, log_p, log_q.gather(1, items.clamp(min=0)), is_admissible, requests.is_empty)
-
-    def _generate(
-        self, requests: Requests, log_q: Tensor, is_admissible: Tensor | None
-    ) -> tuple[Int64[Tensor, "B C"], Float[Tensor, "B C"]]:
-        """The items of all beams, best first, and their log p; in_beam with what the dense model says of prefixes."""
-        generator, settings = self.generative, self.settings
-        scorer = generator.scorer
-        if settings.method == "in_beam":
-            if is_admissible is not None:
-                log_q = log_q.masked_fill(~is_admissible, -torch.inf)
-            values = prefix_values(generator.trie, log_q, settings.prefix_value)
-            scorer = MixedScorer(scorer, generator.trie, values, settings.weight)
-        found = beam_search(
-            scorer,
+        pool, is_bad = find_pool(
+            generator.scorer,
             generator.trie,
             requests.context,
+            DenseOpinion(log_q, retrieved),
+            self.settings,
             beam_width=generator.beam_width,
-            num_candidates=generator.beam_width * generator.trie.max_bucket,
             constraint=requests.constraint,
         )
-        log_p = self._score(requests, found.item_index) if settings.method == "in_beam" else found.log_prob
-        return found.item_index, log_p
+        check_scores(is_bad)
+        return Found(pool, generator.admissible(requests), requests.is_empty)
 
-    def _score(self, requests: Requests, items: Int64[Tensor, "B C"]) -> Float[Tensor, "B C"]:
-        return score_items(self.generative.scorer, self.generative.trie, requests.context, items)
+
+def _gaps_exceed(scores: Float[Tensor, "B k"], margin: float) -> Bool[Tensor, " B"]:
+    """Whether neighbours in a list are equal or further apart than that; what is padding does not count."""
+    first, second = scores[:, :-1], scores[:, 1:]
+    is_fine = (first == second) | (second == -torch.inf) | (first - second > margin)
+    return is_fine.all(dim=1)

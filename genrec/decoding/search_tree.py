@@ -73,6 +73,9 @@ class Slots:
     is_open: Bool[Tensor, "B S"]
 
 
+SLOT_FIELDS = tuple(field.name for field in fields(Slots))
+
+
 class SearchTree:
     """The slots of all requests; grows when it has to.
 
@@ -82,6 +85,7 @@ class SearchTree:
         capacity: slots to begin with.
         nowhere: row of slot 0.
         like: what log-probabilities are like.
+        can_grow: false: the capacity is all there will be, and is enough.
 
     Attributes:
         slots: of the nodes.
@@ -89,8 +93,11 @@ class SearchTree:
         end: slots from here on are empty in all trees.
     """
 
-    def __init__(self, batch: int, num_levels: int, capacity: int, *, nowhere: int, like: Tensor) -> None:
-        self.num_levels, self.like, self.end = num_levels, like, ROOT
+    def __init__(
+        self, batch: int, num_levels: int, capacity: int, *, nowhere: int, like: Tensor, can_grow: bool = True
+    ) -> None:
+        self.num_levels, self.like, self.can_grow = num_levels, like, can_grow
+        self.end = ROOT if can_grow else capacity
         self.slots = self._empty(batch, capacity)
         self.num_nodes = torch.zeros(batch, dtype=torch.int64, device=like.device)
         everyone = torch.ones(batch, 1, dtype=torch.bool, device=like.device)
@@ -118,7 +125,8 @@ class SearchTree:
             log_probs: of the prefixes.
             rounds: in which they are added; its one column may stand for all.
         """
-        self._reserve(self.end + nodes.shape[1])
+        if self.can_grow:
+            self._reserve(self.end + nodes.shape[1])
         places = self.num_nodes.unsqueeze(1) + is_new.cumsum(dim=1)  # slot 0 is nowhere, so the first is 1
         slots = torch.where(is_new, places, 0)
         self.num_nodes += is_new.sum(dim=1)
@@ -171,8 +179,8 @@ class SearchTree:
         batch, capacity = self.slots.nodes.shape
         if end > capacity:
             larger = self._empty(batch, max(end, 2 * capacity))
-            for field in fields(Slots):
-                getattr(larger, field.name)[:, :capacity] = getattr(self.slots, field.name)
+            for name in SLOT_FIELDS:
+                getattr(larger, name)[:, :capacity] = getattr(self.slots, name)
             self.slots = larger
         self.end = end
 
@@ -215,7 +223,7 @@ def select_nodes(slots: Slots, num_slots: int, exploration: float) -> tuple[Int6
     """
     priorities, order, depths = (part[:, :num_slots] for part in (slots.priorities, slots.order, slots.depths))
     is_open, visits = slots.is_open[:, :num_slots], slots.visits[:, :num_slots].double()
-    by_depth = priorities.new_zeros(len(priorities), slots.paths.shape[2])
+    by_depth = priorities.new_zeros(priorities.shape[0], slots.paths.shape[2])
     counts = by_depth.scatter_add(1, depths, is_open.double())
     means = by_depth.scatter_add(1, depths, priorities.masked_fill(~is_open, 0.0)) / counts
     is_low = is_open & (priorities < (means - _ROUNDING * (1 + means.abs())).gather(1, depths))

@@ -6,11 +6,16 @@ Pure functions of tensors; must not know tries, scorers or requests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 _MASK = (1 << 32) - 1
+
+# Scores [B, C] and k -> the k largest of each row and their indices, in the order of the index; see `select_best`.
+Select = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 def select_best(scores: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, "B k"], Int64[Tensor, "B k"]]:
@@ -61,6 +66,23 @@ def rank_items(
     items = items.masked_fill(scores == -torch.inf, -1)
     missing = (0, k - items.shape[1])
     return torch.nn.functional.pad(items, missing, value=-1), torch.nn.functional.pad(scores, missing, value=-torch.inf)
+
+
+def best_items(
+    scores: Float[Tensor, "B N"], k: int, *, select: Select = select_best
+) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
+    """`rank_items` of a whole catalogue, whose columns are its items.
+
+    Args:
+        scores: no NaN; -inf for what must not come.
+        k: may be larger than N.
+        select: how the k best are chosen.
+
+    >>> best_items(torch.tensor([[1.0, -torch.inf, 2.0, 1.0]]), 2)
+    (tensor([[2, 0]]), tensor([[2., 1.]]))
+    """
+    values, items = select(torch.nn.functional.pad(scores, (0, k), value=-torch.inf), k)
+    return rank_items(items, values, k)
 
 
 def rank_order(items: Int64[Tensor, "B C"], scores: Float[Tensor, "B C"]) -> Int64[Tensor, "B C"]:

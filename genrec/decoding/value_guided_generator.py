@@ -19,7 +19,8 @@ from genrec.decoding.generator import CandidateGenerator
 from genrec.decoding.scorer import Candidates, Scorer
 from genrec.decoding.search_tree import SearchTrace
 from genrec.decoding.tree_scorer import TreeScorer
-from genrec.decoding.value_guided import ValueGuidedSettings, check_budget, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings, check_budget
 from genrec.semantic_ids.trie import SemanticIdTrie
 
 
@@ -116,5 +117,10 @@ def name_histories(items: Int64[Tensor, "B T"]) -> Int64[Tensor, " B"]:
     """
     words = items.new_zeros(len(items))
     for column in items.unbind(dim=1):
-        words = torch.where(column >= 0, fold_words(words, column), words)
+        words = name_longer(words, column)
     return words
+
+
+def name_longer(names: Int64[Tensor, " B"], items: Int64[Tensor, " B"]) -> Int64[Tensor, " B"]:
+    """The numbers of histories with one more item each, -1 for none."""
+    return torch.where(items >= 0, fold_words(names, items), names)

@@ -24,10 +24,12 @@ class Requests(NamedTuple):
     Attributes:
         users: what the value head reads of each.
         root: state of the beam search before its first step.
+        widest: M.
     """
 
     users: Float[Tensor, "B D"]
     root: Any
+    widest: int
 
 
 class PathTreeScorer:
@@ -39,10 +41,11 @@ class PathTreeScorer:
     Args:
         model: the policy, whose states of a search are not changed by its steps.
         head: the value.
+        is_static: for a tracer: goes on to the last level even where no prefix is as deep.
     """
 
-    def __init__(self, model: Recommender, head: ValueHead) -> None:
-        self.model, self.head = model, head
+    def __init__(self, model: Recommender, head: ValueHead, *, is_static: bool = False) -> None:
+        self.model, self.head, self.is_static = model, head, is_static
 
     def encode(self, histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"]) -> Any:
         """Reads the histories once."""
@@ -58,7 +61,8 @@ class PathTreeScorer:
         log_probs, root = self.model.start(context)
         users = self.model.request_states(context)
         check_width(self.head, users.shape[1])
-        return log_probs, self.head.of_roots(users).unsqueeze(1), Requests(users, root)
+        widest = max(self.model.trie.max_branching[1:], default=1)
+        return log_probs, self.head.of_roots(users).unsqueeze(1), Requests(users, root, widest)
 
     @torch.no_grad()
     def forward(
@@ -73,7 +77,7 @@ class PathTreeScorer:
         """Children and values of prefixes of any depths; see `TreeScorer`."""
         trie, beams = self.model.trie, state.root
         path = self._paths(depths, nodes)
-        found = log_probs.new_full((*nodes.shape, max(trie.max_branching[1:], default=1)), -torch.inf)
+        found = log_probs.new_full((*nodes.shape, state.widest), -torch.inf)
         sums = state.users.new_zeros(*nodes.shape, state.users.shape[1])
         before = torch.zeros_like(nodes)
         for level, own in enumerate(path, start=1):
@@ -82,7 +86,7 @@ class PathTreeScorer:
             sums = sums + self.head.token(level - 1, codes) * is_live.unsqueeze(2)
             # Leaves have no children to score, and nobody goes on from where all prefixes end.
             own = own.masked_fill(depths == trie.num_levels, -1)
-            if level < trie.num_levels and bool((own >= 0).any()):
+            if level < trie.num_levels and (self.is_static or bool((own >= 0).any())):
                 children, beams = self.model.step(level, beams, before, codes * (own >= 0), own)
                 before = torch.arange(nodes.shape[1], device=nodes.device).expand_as(nodes)
                 part = found[..., : children.shape[2]]

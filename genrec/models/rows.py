@@ -28,6 +28,20 @@ def last_items(
     return histories.gather(1, start.unsqueeze(1) + torch.arange(limit, device=histories.device)), lengths - start
 
 
+def last_columns(
+    histories: Int64[Tensor, "B T"], lengths: Int64[Tensor, " B"], limit: int
+) -> tuple[Int64[Tensor, "B limit"], Int64[Tensor, " B"]]:
+    """`last_items` in `limit` columns however long the rows are, as a graph for rows of any length needs it.
+
+    >>> items, lengths = last_columns(torch.tensor([[1, 2, 3], [4, -1, -1]]), torch.tensor([3, 1]), 2)
+    >>> items.tolist(), lengths.tolist()
+    ([[2, 3], [4, -1]], [2, 1])
+    """
+    places = (lengths - limit).clamp(min=0).unsqueeze(1) + torch.arange(limit, device=histories.device)
+    items = histories.gather(1, places.clamp(max=histories.shape[1] - 1))
+    return torch.where(places < lengths.unsqueeze(1), items, -1), lengths.clamp(max=limit)
+
+
 class Grid(NamedTuple):
     """Things that belong to rows of a batch, laid out as a rectangle whose rows may end in padding.
 

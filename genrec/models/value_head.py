@@ -111,7 +111,7 @@ class ValueHead(nn.Module):
 
     def of_roots(self, states: Float[Tensor, "P D"]) -> Float[Tensor, " P"]:
         """V before the first code."""
-        depths = torch.zeros(len(states), dtype=torch.int64, device=states.device)
+        depths = torch.zeros(states.shape[0], dtype=torch.int64, device=states.device)
         return self(states, torch.zeros_like(states), depths, torch.zeros_like(states[:, 0]))
 
     def of_items(

@@ -14,8 +14,8 @@ from genrec.config.load import to_plain
 from genrec.config.search import DiagnoseConfig
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
-from genrec.decoding.value_guided import initial_cost
 from genrec.decoding.value_guided_generator import ValueGuidedGenerator
+from genrec.decoding.value_guided_settings import initial_cost
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError
 from genrec.evaluation.search_diagnosis import displaced, near_lists, reliability, rescues

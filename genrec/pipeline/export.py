@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifact, write_artifact
@@ -15,16 +17,19 @@ from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.data.item_tags import tags_of
-from genrec.decoding.generator import CandidateGenerator
+from genrec.data.sequences import Ragged
+from genrec.decoding.hybrid import Hybrid
 from genrec.errors import ConfigError
 from genrec.files import read_json, write_json
-from genrec.pipeline.open_recommender import open_generative
+from genrec.pipeline.open_recommender import HYBRID, open_recommender
 from genrec.pipeline.published import CODEBOOKS_FILE, Published, load_published
+from genrec.pipeline.recommenders import KIND
 from genrec.seeding import generator as random_generator
 from genrec.serving import bundle
-from genrec.serving.graph import Widths, catalogue_tensors, check_supported
+from genrec.serving.exportable import Exportable, exportable
+from genrec.serving.graph import Widths
 from genrec.serving.programs import PROGRAMS
-from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE
+from genrec.serving.runtime import BUNDLE_FORMAT, CONFIG, MODEL, PARITY, PREPARE, TOLERANCE
 from genrec.terminal import Outcome, Progress, Table
 
 TORCH_RUNTIME = "genrec.serving.torch_runtime"
@@ -33,40 +38,51 @@ TORCH_RUNTIME = "genrec.serving.torch_runtime"
 def export(config: ExportConfig, *, progress: Progress) -> Outcome:
     """Reads the recommender, traces its search or takes a graph that is there, asks it the probes, and seals."""
     dataset = Dataset.load(config.dataset)
-    artifact, generator = open_generative(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
-    check_supported(generator.scorer, where=config.recommender)
-    published = load_published(config.semantic_ids or Path(artifact.parent_paths["semantic_ids"]), dataset)
-    tags = tags_of(published.items, config.tags, where="key 'tags'") if config.tags else None
-    parents = {"dataset": dataset.artifact, "recommender": artifact, "semantic_ids": published.artifact}
+    artifact, search = open_recommender(config.recommender, dataset, config.search, semantic_ids=config.semantic_ids)
+    source = exportable(search, where=config.recommender)
+    parents = {"dataset": dataset.artifact, "recommender": artifact}
+    published = _published(config, artifact, dataset) if source.trie is not None else None
+    if published is not None:
+        parents["semantic_ids"] = published.artifact
+    items = dataset.items if published is None else published.items
+    tags = tags_of(items, config.tags, where="key 'tags'") if config.tags else None
     before = None if config.graph is None else _earlier(config, artifact)
     if before is not None:
         parents["graph"] = before
-    tensors = catalogue_tensors(generator.scorer, generator.train_counts.cpu().numpy())
     facts: dict[str, Any] = {"bundle_format": BUNDLE_FORMAT, "format": config.format}
     with write_artifact(
         config.output, kind=bundle.KIND, facts=facts, parents=parents, overwrite=config.overwrite
     ) as writer:
         progress("export", 0, 3)
-        graph = _take_graph(config, before, generator, tensors, writer) if before else None
-        graph = graph or _write_graph(config, generator, writer)
+        graph = _take_graph(config, before, source, writer) if before else None
+        graph = graph or _write_graph(config, source, writer)
         progress("export", 1, 3)
         description = bundle.describe(
-            generator,
+            search,
             graph,
             model_version=artifact.identity,
-            catalogue_version=_write_catalogue(published, tensors, tags, writer),
+            catalogue_version=_write_catalogue(source, published, items, tags, writer),
             format=config.format,
             metrics={name: value for name, value in artifact.facts.items() if "@" in name},
             configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
         )
         bundle.write_runtime(writer, description)
-        requests = _probes(config, dataset, generator)
-        bundle.write_probes(writer, generator, graph["num_candidates"], **requests)
+        requests = _probes(config, dataset, source)
+        bundle.write_probes(writer, search, graph["num_candidates"], **requests)
         progress("export", 2, 3)
         writer.facts |= {name: description[name] for name in ("model_version", "catalogue_version")}
         certificate = _certify(config, writer)
         progress("export", 3, 3)
     return _outcome(config, writer.artifact, description, certificate, num_tags=len(tags or ()))
+
+
+def _published(config: ExportConfig, artifact: Artifact, dataset: Dataset) -> Published:
+    """The version of the semantic IDs whose items are recommended; a hybrid's are those of its generative side."""
+    if config.semantic_ids is not None:
+        return load_published(config.semantic_ids, dataset)
+    if artifact.facts.get("name") == HYBRID:
+        artifact = load_artifact(artifact.parent_paths["generative"], kind=KIND)
+    return load_published(Path(artifact.parent_paths["semantic_ids"]), dataset)
 
 
 def _earlier(config: ExportConfig, recommender: Artifact) -> Artifact:
@@ -88,16 +104,15 @@ def _earlier(config: ExportConfig, recommender: Artifact) -> Artifact:
 def _take_graph(
     config: ExportConfig,
     before: Artifact,
-    generator: CandidateGenerator,
-    tensors: Mapping[str, torch.Tensor],
+    source: Exportable,
     writer: ArtifactWriter,
 ) -> dict[str, Any]:
     """Copies the graph, if the catalogue fits into it; says what it was made for."""
     graph = read_json(before.file(CONFIG))["graph"]
-    Widths(**{name: _tuples(value) for name, value in graph["widths"].items()}).check(
-        generator.trie, where="key 'graph'"
-    )
-    found = bundle.signature(tensors)
+    if source.trie is not None:
+        widths = Widths(**{name: _tuples(value) for name, value in graph["widths"].items()})
+        widths.check(source.trie, where="key 'graph'")
+    found = bundle.signature(source.tensors)
     if found != graph["signature"]:
         other = sorted(
             name for name in found.keys() | graph["signature"].keys() if found.get(name) != graph["signature"].get(name)
@@ -108,32 +123,42 @@ def _take_graph(
             found=", ".join(other),
             fix="leave out graph",
         )
-    asked = {"beam_width": config.search.beam_width, "num_candidates": num_candidates(config)}
-    if asked != {name: graph[name] for name in asked}:
-        raise ConfigError(
-            "the graph of that bundle searches otherwise",
-            where="key 'graph'",
-            expected=", ".join(f"search.{name}={graph[name]}" for name in asked),
-            found=", ".join(f"search.{name}={value}" for name, value in asked.items()),
-            fix="leave out graph, or ask for the same",
-        )
+    _check_search(graph, source.settings | {"num_candidates": num_candidates(config)})
     for name in (MODEL, PREPARE, *PROGRAMS.values()):
         if name in before.files:
             shutil.copyfile(before.file(name), writer.path(name))
     return graph
 
 
+def _check_search(graph: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raises ConfigError if a graph searches otherwise than asked."""
+    width = graph["beam_width"]  # bundles of before there were other searches say nothing else
+    settings = graph.get("search", {} if width is None else {"name": "beam", "beam_width": width})
+    known = {**settings, "num_candidates": graph["num_candidates"]}
+    if asked == known:
+        return
+    names = [name for name in {**known, **asked} if known.get(name) != asked.get(name)]
+    raise ConfigError(
+        "the graph of that bundle searches otherwise",
+        where="key 'graph'",
+        expected=", ".join(f"search.{name}={known[name]}" for name in names if name in known),
+        found=", ".join(f"search.{name}={asked[name]}" for name in names if name in asked),
+        fix="leave out graph, or ask for the same",
+    )
+
+
 def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+_SPARE_PROBES = 5  # times as many are drawn where not all of them can be asked
 _PLACES = ("dataset", "recommender", "semantic_ids", "output", "graph")
 
 
-def _write_graph(config: ExportConfig, generator: CandidateGenerator, writer: ArtifactWriter) -> dict[str, Any]:
-    widths = Widths.of(generator.trie, spare_children=config.spare_children)
+def _write_graph(config: ExportConfig, source: Exportable, writer: ArtifactWriter) -> dict[str, Any]:
+    widths = None if source.trie is None else Widths.of(source.trie, spare_children=config.spare_children)
     return bundle.write_graph(
-        writer, generator, widths=widths, num_candidates=num_candidates(config), form=config.format
+        writer, source.search, widths=widths, num_candidates=num_candidates(config), form=config.format
     )
 
 
@@ -143,44 +168,64 @@ def num_candidates(config: ExportConfig) -> int:
 
 
 def _write_catalogue(
-    published: Published,
-    tensors: Mapping[str, torch.Tensor],
+    source: Exportable,
+    published: Published | None,
+    items: pl.DataFrame,
     tags: Mapping[str, list[int]] | None,
     writer: ArtifactWriter,
 ) -> str:
-    titles = published.items["title"].fill_null("").to_list()
-    if CODEBOOKS_FILE in published.artifact.files:
-        shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
-    version = published.version
+    """A dense recommender has no codes."""
+    codes = np.zeros((len(items), 0), dtype=np.int32)
+    if published is not None:
+        codes = published.version.table.codes
+        if CODEBOOKS_FILE in published.artifact.files:
+            shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
+    titles = items["title"].fill_null("").to_list()
     return bundle.write_catalogue(
         writer,
-        tensors,
-        version.table.codes,
-        item_ids=version.item_ids,
+        source.tensors,
+        codes,
+        item_ids=source.search.item_ids,
         titles=titles if any(titles) else None,
         tags=tags,
     )
 
 
-def _probes(config: ExportConfig, dataset: Dataset, generator: CandidateGenerator) -> dict[str, Any]:
+def _probes(config: ExportConfig, dataset: Dataset, source: Exportable) -> dict[str, Any]:
     """Requests with and without history, deny list and allowed set.
 
     Histories are the ends of those of users; every fourth request denies what it has seen and some more, every third
-    may get only a part of the catalogue, and the first has no history.
+    may get only a part of the catalogue, and the first has no history. A hybrid is not asked where its list hangs on
+    rounding (`Hybrid.is_firm`): no two machines would agree.
     """
-    draw, num_items = random_generator(config.seed, 5), generator.num_items
-    users = draw.choice(dataset.num_users, min(config.num_probes, dataset.num_users), replace=False)
-    index = {item: place for place, item in enumerate(generator.item_ids)}
+    search = source.search
+    draw, num_items = random_generator(config.seed, 5), search.num_items
+    num_drawn = config.num_probes * (_SPARE_PROBES if isinstance(search, Hybrid) else 1)
+    users = draw.choice(dataset.num_users, min(num_drawn, dataset.num_users), replace=False)
+    index = {item: place for place, item in enumerate(search.item_ids)}
     names = dataset.item_ids.to_list()
     rows = [
-        [index[names[item]] for item in row if names[item] in index][-generator.max_history :]
+        [index[names[item]] for item in row if names[item] in index][-source.history_length :]
         for row in dataset.histories().take(np.sort(users)).to_lists()
     ]
     rows[0] = []
     denied = [[*row, *draw.integers(num_items, size=5)] if place % 4 == 0 else [] for place, row in enumerate(rows)]
     allow = np.ones((len(rows), num_items), dtype=bool)
     allow[::3] = draw.random((len(allow[::3]), num_items)) < 0.3
-    return {"histories": rows, "denied": denied, "allow": allow}
+    asked = range(len(rows))
+    if isinstance(search, Hybrid):
+        firm = (place for place in asked if _is_firm(search, rows[place], denied[place], allow[place]))
+        asked = list(islice(firm, config.num_probes))
+    return {
+        "histories": [rows[place] for place in asked],
+        "denied": [denied[place] for place in asked],
+        "allow": allow[asked],
+    }
+
+
+def _is_firm(search: Hybrid, history: list[int], denied: list[int], allow: np.ndarray) -> bool:
+    deny, asked = torch.from_numpy(bundle.padded([denied])), Ragged.from_lists([history])
+    return bool(search.is_firm(asked, 2 * TOLERANCE, deny=deny, allow=torch.from_numpy(allow)))
 
 
 def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | None:

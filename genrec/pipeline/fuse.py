@@ -15,7 +15,8 @@ from genrec.config.fusion import FuseConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
-from genrec.decoding.hybrid import Hybrid, HybridSettings, Pool
+from genrec.decoding.hybrid import Found, Hybrid
+from genrec.decoding.pool import HybridSettings
 from genrec.errors import ConfigError
 from genrec.evaluation.evaluate import score_metrics
 from genrec.evaluation.search_ranker import GeneratorRanker
@@ -47,7 +48,7 @@ def fuse(config: FuseConfig, *, progress: Progress) -> Outcome:
     cases, trials = _cases(config, dataset), list(_trials(config))
     metric, other = (f"{name}@{config.cutoff}" for name in _both(config.metric))
     lines: list[dict[str, Any]] = []
-    pools: dict[Any, Pool] = {}
+    pools: dict[Any, Found] = {}
     for number, settings in enumerate(trials, start=1):
         ranker = GeneratorRanker(Hybrid(generative, dense, settings, pools=pools), config.cutoff)
         found = score_metrics(

@@ -14,9 +14,10 @@ from genrec.config.training import Search, ValueGuidedSearch
 from genrec.data.dataset import Dataset
 from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
-from genrec.decoding.hybrid import DenseSide, Hybrid, HybridSettings
-from genrec.decoding.value_guided import ValueGuidedSettings
+from genrec.decoding.hybrid import DenseSide, Hybrid
+from genrec.decoding.pool import HybridSettings
 from genrec.decoding.value_guided_generator import ValueGuidedGenerator
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.errors import ConfigError
 from genrec.evaluation.baseline_generator import BaselineGenerator
 from genrec.models.path_trees import build_tree_scorer

@@ -19,7 +19,7 @@ from genrec.config.training import TreeSection, ValueGuidedSearch
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Cases
 from genrec.decoding.catalogue_search import CatalogueSearch
-from genrec.decoding.value_guided import ValueGuidedSettings, initial_cost
+from genrec.decoding.value_guided_settings import ValueGuidedSettings, initial_cost
 from genrec.errors import DataError
 from genrec.evaluation.significance import bootstrap_means, percentile_interval
 from genrec.seeding import generator

@@ -11,7 +11,7 @@ from genrec.artifacts import Artifact
 from genrec.config import finetune as sections
 from genrec.data.batches import BatchStream
 from genrec.data.dataset import Dataset
-from genrec.decoding.value_guided import ValueGuidedSettings, check_budget
+from genrec.decoding.value_guided_settings import ValueGuidedSettings, check_budget
 from genrec.embeddings.store import load_embeddings
 from genrec.errors import ConfigError
 from genrec.losses.policy import Clipping

@@ -22,11 +22,13 @@ from torch import Tensor
 from genrec import __version__
 from genrec.artifacts import ArtifactWriter
 from genrec.data.sequences import Ragged
-from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.catalogue_search import CatalogueSearch
+from genrec.decoding.selection import select_best
 from genrec.errors import ConfigError, GateError
 from genrec.files import write_json, write_text
 from genrec.serving import runtime
-from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, select_by_topk, trace
+from genrec.serving.exportable import exportable
+from genrec.serving.graph import Widths, select_by_topk, trace
 from genrec.serving.programs import PROGRAMS, write_program
 
 KIND = "bundle"
@@ -35,14 +37,14 @@ SERVER_REQUIREMENTS = REQUIREMENTS + "fastapi>=0.115\nuvicorn>=0.34\nprometheus-
 
 
 def write_graph(
-    writer: ArtifactWriter, generator: CandidateGenerator, *, widths: Widths, num_candidates: int, form: str = "onnx"
+    writer: ArtifactWriter, search: CatalogueSearch, *, widths: Widths | None, num_candidates: int, form: str = "onnx"
 ) -> dict[str, Any]:
-    """Traces the search of a generator and writes it.
+    """Traces a search and writes it.
 
     Args:
         writer: of the bundle.
-        generator: by beam search.
-        widths: what later catalogues may have.
+        search: of any recommender that is `exportable`.
+        widths: what later catalogues may have; None for a search without a trie.
         num_candidates: k.
         form: "onnx" (model.onnx, and prepare.onnx where something depends on the catalogue alone), or one of
             `programs.PROGRAMS`.
@@ -50,11 +52,9 @@ def write_graph(
     Returns:
         What the graph was made for, as JSON values.
     """
-    model: Any = generator.scorer
-    tensors = catalogue_tensors(model, generator.train_counts.cpu().numpy())
-    sizes: dict[str, Any] = {"beam_width": generator.beam_width, "num_candidates": num_candidates}
+    source = exportable(search)
     if form in PROGRAMS:
-        program = trace(SearchGraph(model, widths=widths, **sizes).eval(), tensors)
+        program = trace(source.graph(widths, num_candidates, select_best).eval(), source.tensors)
         write_program(program, writer.path(PROGRAMS[form]), form=form)
     else:
         try:
@@ -62,12 +62,19 @@ def write_graph(
         except ModuleNotFoundError as error:
             what, fix = f"an ONNX graph needs the package {error.name}", "pip install 'genrec[export]'"
             raise ConfigError(what, fix=fix) from error
-        program = trace(SearchGraph(model, widths=widths, **sizes, select=select_by_topk).eval(), tensors)
-        first, rest = split_by_request(to_onnx(program, list(tensors)))
+        program = trace(source.graph(widths, num_candidates, select_by_topk).eval(), source.tensors)
+        first, rest = split_by_request(to_onnx(program, list(source.tensors)))
         writer.path(runtime.MODEL).write_bytes(rest.SerializeToString(deterministic=True))
         if first is not None:
             writer.path(runtime.PREPARE).write_bytes(first.SerializeToString(deterministic=True))
-    return {**sizes, "widths": asdict(widths), "signature": signature(tensors)}
+    return {
+        "beam_width": source.settings.get("beam_width"),
+        "num_candidates": num_candidates,
+        "search": source.settings,
+        "seed": source.seed,
+        "widths": None if widths is None else asdict(widths),
+        "signature": signature(source.tensors),
+    }
 
 
 def signature(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
@@ -115,24 +122,27 @@ def write_catalogue(
 
 def write_probes(
     writer: ArtifactWriter,
-    generator: CandidateGenerator,
+    search: CatalogueSearch,
     num_candidates: int,
     *,
     histories: Sequence[Sequence[int]],
     denied: Sequence[Sequence[int]],
     allow: np.ndarray,
 ) -> None:
-    """Requests in item_index, and what the generator answers; `allow` is bool [B, N]."""
+    """Requests in item_index, and what the search answers, one by one; `allow` is bool [B, N]."""
     probes = {"histories": padded(histories), "deny": padded(denied), "allow": allow}
-    found = generator.search(
-        Ragged.from_lists([list(row) for row in histories]),
-        num_candidates,
-        deny=torch.from_numpy(probes["deny"]),
-        allow=torch.from_numpy(allow),
-    )
+    found = [
+        search.search(
+            Ragged.from_lists([list(row)]),
+            num_candidates,
+            deny=torch.from_numpy(probes["deny"][place : place + 1]),
+            allow=torch.from_numpy(allow[place]),
+        )
+        for place, row in enumerate(histories)
+    ]
     probes["lengths"] = np.array([len(row) for row in histories], dtype=np.int64)
-    probes["item_index"] = found.item_index.cpu().numpy()
-    probes["score"] = found.score.cpu().numpy().astype(np.float32)
+    probes["item_index"] = np.concatenate([part.item_index.cpu().numpy() for part in found])
+    probes["score"] = np.concatenate([part.score.cpu().numpy() for part in found]).astype(np.float32)
     with writer.path(runtime.PROBES).open("wb") as file:
         np.savez_compressed(file, **probes)  # pyright: ignore[reportArgumentType]
 
@@ -146,22 +156,33 @@ def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def describe(
-    generator: CandidateGenerator, graph: Mapping[str, Any], *, model_version: str, catalogue_version: str, **more: Any
+    search: CatalogueSearch, graph: Mapping[str, Any], *, model_version: str, catalogue_version: str, **more: Any
 ) -> dict[str, Any]:
     """config.json, but for what `more` adds: format, metrics, configuration."""
-    trie, facts = generator.trie, generator.scorer.facts  # pyright: ignore[reportAttributeAccessIssue]
+    source = exportable(search)
+    num_levels = 0 if source.trie is None else source.trie.num_levels
     return {
         "bundle_format": runtime.BUNDLE_FORMAT,
         "genrec_version": __version__,
         "model_version": model_version,
         "catalogue_version": catalogue_version,
-        "history_length": generator.max_history,
+        "history_length": source.history_length,
         "num_candidates": graph["num_candidates"],
         "beam_width": graph["beam_width"],
-        "catalogue": {"num_items": trie.num_items, "num_levels": trie.num_levels},
-        "model": {name: value for name, value in facts.items() if name != "features"},
+        "catalogue": {"num_items": search.num_items, "num_levels": num_levels},
+        "model": _without_features(source.facts),
+        "method": source.method,
         "graph": dict(graph),
         **more,
+    }
+
+
+def _without_features(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The vocabularies of item features are long, and in the recommender."""
+    return {
+        name: _without_features(value) if isinstance(value, dict) else value
+        for name, value in facts.items()
+        if name != "features"
     }
 
 
@@ -209,10 +230,10 @@ def model_card(config: Mapping[str, Any]) -> str:
     metrics = "".join(f"- {name} on validation: {value:.4f}\n" for name, value in config["metrics"].items())
     return f"""# A genrec bundle
 
-A {model["name"]} recommender over {counts["num_items"]:,} items with semantic IDs of {counts["num_levels"]} codes. The
-graph reads at most the last {config["history_length"]} items of a history and finds up to {config["num_candidates"]}
-items by a beam search of width {config["beam_width"]} over the trie of the catalogue, so that it cannot name an item
-that is not there, is denied, or is outside of an allowed set.
+A {model["name"]} recommender over {counts["num_items"]:,} items{_codes(counts["num_levels"])}.
+The graph reads at most the last {config["history_length"]} items of a history and finds up to
+{config["num_candidates"]} items {config["method"]},
+so that it cannot name an item that is not there, is denied, or is outside of an allowed set.
 
     pip install -r requirements.txt
     python runtime.py . --history ID,ID,ID -k 10
@@ -235,3 +256,7 @@ the lists of the evaluated recommender for the requests in `probes.npz`; `manife
 Intended use: candidates for users of the catalogue that the recommender was trained on. It has seen the interactions of
 its training data and nothing else; items that these rarely show are rarely recommended.
 """
+
+
+def _codes(num_levels: int) -> str:
+    return f" with semantic IDs of {num_levels} codes" if num_levels else ""

@@ -9,7 +9,8 @@ that is traced takes sizes from `shape`: `len` would make constants of them. Mus
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from genrec.decoding.beam_search import Select, check_width, expand_leaves, search_levels
-from genrec.decoding.selection import select_best
+from genrec.decoding.beam_search import check_width, expand_leaves, search_levels
+from genrec.decoding.selection import Select, select_best
 from genrec.errors import ConfigError
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.fixed_shapes import RectangularSearch
@@ -133,10 +134,15 @@ def catalogue_tensors(model: Any, train_counts: np.ndarray) -> dict[str, Tensor]
         train_counts: [N] training interactions: users without a known history get the items with most, equal counts in
             the order of item_index.
     """
+    own = {f"model_{name.replace('.', '_')}": tensor for name, tensor in model_tensors(model).items()}
+    return {**trie_tensors(model.trie), **own, **popularity_tensors(train_counts)}
+
+
+def popularity_tensors(train_counts: np.ndarray) -> dict[str, Tensor]:
+    """What `serve_popular` reads."""
     counts = torch.as_tensor(np.asarray(train_counts, dtype=np.float32))
     popular = counts.sort(descending=True, stable=True)
-    own = {f"model_{name.replace('.', '_')}": tensor for name, tensor in model_tensors(model).items()}
-    return {**trie_tensors(model.trie), **own, "popular_items": popular.indices, "popular_counts": popular.values}
+    return {"popular_items": popular.indices, "popular_counts": popular.values}
 
 
 class SearchGraph(nn.Module):
@@ -198,63 +204,71 @@ class _Search(nn.Module):
     def forward(
         self, histories: Tensor, lengths: Tensor, deny: Tensor, allow: Tensor, catalogue: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        trie = self._trie(catalogue)
+        trie = read_trie(catalogue, self.widths)
         admissible = allow & ~mask_of_items(deny, allow.shape[1])
         constraint = Constraint.build(trie, allow=admissible)
-        before, self.model.trie = self.model.trie, trie
-        try:
-            scorer = _WideRoot(in_fixed_shapes(self.model), self.widths.max_branching[0])
+        with over(self.model, trie) as scorer:
             context = scorer.encode(histories, lengths)
             levels = search_levels(
-                scorer,
-                trie,
-                context,
-                beam_width=self.beam_width,
-                constraint=constraint,
-                select=self.select,
+                scorer, trie, context, beam_width=self.beam_width, constraint=constraint, select=self.select
             )
-        finally:
-            self.model.trie = before
         found = expand_leaves(trie, levels[-1], num_candidates=self.num_candidates, constraint=constraint)
-        return self._serve_empty(found.item_index, found.score, lengths == 0, admissible, catalogue)
-
-    def _trie(self, catalogue: Mapping[str, Tensor]) -> SemanticIdTrie:
-        num_levels = len(self.widths.codebook_sizes)
-
-        def levels(name: str, count: int = num_levels) -> tuple[Tensor, ...]:
-            return tuple(catalogue[f"trie_{name}_{place}"] for place in range(count))
-
-        return SemanticIdTrie(
-            codebook_sizes=self.widths.codebook_sizes,
-            child_offsets=levels("child_offsets"),
-            child_codes=levels("child_codes"),
-            parents=levels("parents"),
-            item_order=catalogue["trie_item_order"],
-            item_positions=catalogue["trie_item_positions"],
-            item_leaves=catalogue["trie_item_leaves"],
-            item_offsets=levels("item_offsets", num_levels + 1),
-            max_branching=self.widths.max_branching,
-            max_bucket=self.widths.max_bucket,
-        )
-
-    def _serve_empty(
-        self, items: Tensor, scores: Tensor, is_empty: Tensor, admissible: Tensor, catalogue: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """What was found, but for empty histories the most popular admissible items."""
-        popular, counts = catalogue["popular_items"], catalogue["popular_counts"]
-        # Ranks are distinct, so that no operator has ties to break; float32 tells 16 million of them apart.
-        rank = torch.arange(popular.shape[0], device=items.device, dtype=torch.float32)
-        ranked = torch.where(admissible[:, popular], -rank, -torch.inf)
-        ranked = nn.functional.pad(ranked, (0, self.num_candidates), value=-torch.inf)  # a catalogue may have fewer
-        best = ranked.topk(self.num_candidates, dim=1)
-        is_there, chosen = best.values > -torch.inf, is_empty.unsqueeze(1)
-        place = torch.where(is_there, best.indices, 0)
-        popular = torch.where(is_there, popular[place], -1)
-        counts = torch.where(is_there, counts[place], -torch.inf)
-        return torch.where(chosen, popular, items), torch.where(chosen, counts, scores)
+        return serve_popular(found.item_index, found.score, lengths == 0, admissible, catalogue)
 
 
-class _WideRoot:
+def read_trie(catalogue: Mapping[str, Tensor], widths: Widths) -> SemanticIdTrie:
+    """The trie whose arrays are among those of a catalogue, as wide as all that may come."""
+    num_levels = len(widths.codebook_sizes)
+
+    def levels(name: str, count: int = num_levels) -> tuple[Tensor, ...]:
+        return tuple(catalogue[f"trie_{name}_{place}"] for place in range(count))
+
+    return SemanticIdTrie(
+        codebook_sizes=widths.codebook_sizes,
+        child_offsets=levels("child_offsets"),
+        child_codes=levels("child_codes"),
+        parents=levels("parents"),
+        item_order=catalogue["trie_item_order"],
+        item_positions=catalogue["trie_item_positions"],
+        item_leaves=catalogue["trie_item_leaves"],
+        item_offsets=levels("item_offsets", num_levels + 1),
+        max_branching=widths.max_branching,
+        max_bucket=widths.max_bucket,
+    )
+
+
+@contextmanager
+def over(model: Any, trie: SemanticIdTrie) -> Iterator[WideRoot]:
+    """The scorer that a recommender is over another trie; afterwards it has its own again."""
+    before, model.trie = model.trie, trie
+    try:
+        yield WideRoot(in_fixed_shapes(model), trie.max_branching[0])
+    finally:
+        model.trie = before
+
+
+def serve_popular(
+    items: Int64[Tensor, "B k"],
+    scores: Float[Tensor, "B k"],
+    is_empty: Bool[Tensor, " B"],
+    admissible: Bool[Tensor, "B N"],
+    catalogue: Mapping[str, Tensor],
+) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
+    """What was found, but for empty histories the most popular admissible items."""
+    popular, counts, k = catalogue["popular_items"], catalogue["popular_counts"], items.shape[1]
+    # Ranks are distinct, so that no operator has ties to break; float32 tells 16 million of them apart.
+    rank = torch.arange(popular.shape[0], device=items.device, dtype=torch.float32)
+    ranked = torch.where(admissible[:, popular], -rank, -torch.inf)
+    ranked = nn.functional.pad(ranked, (0, k), value=-torch.inf)  # a catalogue may have fewer
+    best = ranked.topk(k, dim=1)
+    is_there, chosen = best.values > -torch.inf, is_empty.unsqueeze(1)
+    place = torch.where(is_there, best.indices, 0)
+    popular = torch.where(is_there, popular[place], -1)
+    counts = torch.where(is_there, counts[place], -torch.inf)
+    return torch.where(chosen, popular, items), torch.where(chosen, counts, scores)
+
+
+class WideRoot:
     """A scorer whose root has as many children as there are codes: the first nodes are there, the rest is padding."""
 
     def __init__(self, model: Any, width: int) -> None:
@@ -278,7 +292,7 @@ def select_by_topk(scores: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, 
     return scores.gather(1, index), index
 
 
-def trace(graph: SearchGraph, catalogue: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+def trace(graph: Any, catalogue: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     """The graph as torch.export sees it: sizes of requests and of the catalogue are free, the widths are not."""
     num_items, history_length = len(catalogue["popular_items"]), graph.history_length
     requests = example_requests(num_items, history_length=history_length)

@@ -141,11 +141,16 @@ def _dependants(graph: onnx.GraphProto, names: Iterable[str]) -> set[str]:
 def _reads(node: onnx.NodeProto) -> set[str]:
     """What a node reads, in its inner graphs too."""
     names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-            names.update(name for other in inner.node for name in _reads(other))
-            names.update(entry.name for entry in inner.output)
+    for inner in _inner_graphs(node):
+        names.update(name for other in inner.node for name in _reads(other))
+        names.update(entry.name for entry in inner.output)
     return names
+
+
+def _inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The branches of a node, or the body of its loop."""
+    parts = [[*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])] for attribute in node.attribute]
+    return [graph for graphs in parts for graph in graphs]
 
 
 def _replace(field: Any, values: Iterable[Any]) -> None:
@@ -173,14 +178,17 @@ def _strip(model: onnx.ModelProto) -> None:
     model.doc_string = ""
     del model.metadata_props[:]
     parts: list[Any] = [model.graph, *model.functions]
-    for part in parts:
+    while parts:
+        part = parts.pop()
+        part.doc_string = ""
         del part.metadata_props[:]
-        for entry in (*part.node, *part.value_info):
+        parts += [graph for node in part.node for graph in _inner_graphs(node)]
+        entries = [*part.node, *part.value_info]
+        if isinstance(part, onnx.GraphProto):
+            entries += [*part.input, *part.output, *part.initializer]
+        for entry in entries:
             entry.doc_string = ""
             del entry.metadata_props[:]
-    for entry in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        entry.doc_string = ""
-        del entry.metadata_props[:]
 
 
 def _name_sizes(graph: onnx.GraphProto) -> None:

@@ -67,8 +67,8 @@ class Recommendations:
 
     Attributes:
         item_ids: [B] lists of at most k ids, best first, none twice.
-        scores: [B] lists of what they are sorted by: natural logarithms of probabilities; training counts where
-            `is_popular`.
+        scores: [B] lists of what they are sorted by: natural logarithms of probabilities, inner products of a dense
+            recommender, what a hybrid makes of both; training counts where `is_popular`.
         num_unknown: [B] ids of the request's lists that are not in the catalogue, and were ignored.
         is_popular: [B] whether no item of the history is known, so that the list is one of popularity.
         num_unknown_tags: [B] tags of the request that no item has.

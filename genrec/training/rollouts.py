@@ -27,7 +27,8 @@ from genrec.decoding.sampling import (
     sample_with_replacement,
     stochastic_beam_search,
 )
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.decoding.visited import VisitedNodes, score_visited
 from genrec.errors import ConfigError
 from genrec.models.hierarchical import HierarchicalRecommender

@@ -20,7 +20,8 @@ from genrec.decoding.beam_search import beam_search
 from genrec.decoding.exhaustive import exhaustive_search, score_items
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.tree_scorer import TableTreeScorer
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.seeding import generator
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie

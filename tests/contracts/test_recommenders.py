@@ -12,7 +12,8 @@ import torch
 
 from genrec.decoding.exhaustive import score_catalogue, score_paths
 from genrec.decoding.sampling import Sampling, beam_rollouts, sample_with_replacement, stochastic_beam_search
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.decoding.visited import score_visited
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender

@@ -10,7 +10,8 @@ from genrec.baselines.item_knn import DirectedItemKnn
 from genrec.data.sequences import Cases, Ragged
 from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
-from genrec.decoding.hybrid import METHODS, Hybrid, HybridSettings
+from genrec.decoding.hybrid import Hybrid
+from genrec.decoding.pool import METHODS, HybridSettings
 from genrec.decoding.scorer import TableScorer
 from genrec.evaluation.baseline_generator import BaselineGenerator
 from genrec.evaluation.dense_generator import DenseGenerator

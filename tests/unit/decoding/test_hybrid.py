@@ -13,7 +13,8 @@ from genrec.decoding.catalogue_search import CatalogueSearch, pad_rows
 from genrec.decoding.exhaustive import score_catalogue
 from genrec.decoding.fusion import fuse_ranks
 from genrec.decoding.generator import CandidateGenerator
-from genrec.decoding.hybrid import METHODS, Hybrid, HybridSettings
+from genrec.decoding.hybrid import Hybrid
+from genrec.decoding.pool import METHODS, HybridSettings
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.selection import rank_items
 from genrec.errors import ConfigError, DataError
@@ -175,6 +176,35 @@ def test_pools_that_are_kept_change_no_list() -> None:
             deny = torch.arange(8).expand(4, -1)
             assert torch.equal(kept.search(ROWS, 3, deny=deny).item_index, alone.search(ROWS, 3, deny=deny).item_index)
     assert len(pools) == 4 * (3 + 4), "two masks of two batches: for each method, and for each setting in the beam"
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.05])
+def test_firm_lists_do_not_change_when_scores_are_a_little_off(margin: float) -> None:
+    hybrid = make(method="rank_fusion", weight=0.7, constant=1.0)
+    rows = Ragged.from_lists([[item] for item in range(N)])
+    is_firm = hybrid.is_firm(rows, margin)
+    expected = hybrid.search(rows, WIDTH)
+    has_changed = torch.zeros_like(is_firm)
+    for seed in range(20):
+        other = GivenScores()
+        noise = torch.rand(N, N, generator=torch.Generator().manual_seed(seed)) - 0.5
+        other.table = other.table + 0.9 * margin * noise
+        found = Hybrid(hybrid.generative, other, hybrid.settings).search(rows, WIDTH)
+        has_changed |= (found.item_index != expected.item_index).any(dim=1)
+    assert is_firm.any()
+    assert not (has_changed & is_firm).any()
+    assert (has_changed & ~is_firm).any(), "noise changes some of the others"
+    assert make(method="mixture").is_firm(rows, margin).all(), "no ranks are fused"
+    assert hybrid.is_firm(Ragged.from_lists([[]]), 1e9).all(), "the popular items are no matter of rounding"
+
+
+def test_equal_scores_are_firm() -> None:
+    hybrid = make(method="rank_fusion")
+    hybrid.dense.table = hybrid.dense.table.round()
+    rows = Ragged.from_lists([[item] for item in range(N)])
+    lists = hybrid.dense.search(rows, WIDTH + 1).score
+    assert (lists.diff(dim=1) == 0).any(dim=1).all(), "ties in every list"
+    assert hybrid.is_firm(rows, 1e-6).any()
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,12 @@ from hypothesis import strategies as st
 
 from examples import examples
 from genrec.decoding.beam_search import beam_search
+from genrec.decoding.growth import Growth, entropy, node_noise
 from genrec.decoding.scorer import Candidates, TableScorer
 from genrec.decoding.search_tree import SearchTrace
 from genrec.decoding.tree_scorer import TableTreeScorer
-from genrec.decoding.value_guided import (
-    RANKINGS,
-    ValueGuidedSettings,
-    entropy,
-    initial_cost,
-    node_noise,
-    value_guided_search,
-)
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import RANKINGS, ValueGuidedSettings, initial_cost
 from genrec.errors import ConfigError, DataError
 from genrec.semantic_ids.constraints import Constraint
 from genrec.semantic_ids.trie import SemanticIdTrie
@@ -182,6 +178,29 @@ def test_the_same_tree_as_in_dictionaries(table, kind, values, normalisation, se
 )
 def test_the_same_tree_as_in_dictionaries_on_many_catalogues(table, kind, values, normalisation, seed, data) -> None:
     check_equal_trees(table, kind, values, normalisation, seed, data)
+
+
+@settings(max_examples=examples(40))
+@given(code_tables(), kinds, st.integers(0, 99), st.data())
+def test_in_fixed_sizes_and_with_a_call_a_round_the_same_trees_grow(table, kind, seed, data) -> None:
+    trie, scorer = planted(table, kind, seed)
+    found, _ = data.draw(budgets(trie))
+    denied = st.lists(st.integers(-1, trie.num_items - 1), min_size=2, max_size=2)
+    deny = torch.tensor([data.draw(denied) for _ in range(3)])
+    where = {"seed": seed, "constraint": Constraint.build(trie, deny=deny)}
+    _, expected = value_guided_search(scorer, trie, torch.arange(3), found, num_candidates=1, **where)
+    growth = Growth(scorer, trie, torch.arange(3), found, is_static=True, **where)
+    num_slots, rounds = growth.tree.end, torch.zeros(3, dtype=torch.int64)
+    growth.plant()
+    while bool((is_active := growth.is_active()).any()):
+        rounds += is_active
+        growth = growth.resumed(growth.tensors())
+        growth.forward(growth.expand_several(is_active, rounds), growth.levels_below_root)
+    assert growth.tree.end == num_slots == growth.tree.slots.nodes.shape[1]
+    trace = growth.tree.trace(expected.num_calls)
+    for field in fields(SearchTrace):
+        own, other = (torch.as_tensor(getattr(one, field.name)) for one in (trace, expected))
+        assert torch.equal(own, other), field.name
 
 
 @settings(max_examples=examples(12))

@@ -8,8 +8,9 @@ import torch
 
 from genrec.data.sequences import Ragged
 from genrec.decoding.tree_scorer import TableTreeScorer
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
 from genrec.decoding.value_guided_generator import ValueGuidedGenerator, name_histories
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.errors import ConfigError
 from genrec.semantic_ids.trie import SemanticIdTrie
 from oracles.last_item import LastItemScorer

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from genrec.decoding.beam_search import beam_search
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.models.decoder_only import DecoderOnlyRecommender
 from genrec.models.encoder_decoder import EncoderDecoderRecommender
 from genrec.models.hierarchical import HierarchicalRecommender

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from genrec.decoding.exhaustive import exhaustive_search, score_items, score_prefixes
-from genrec.decoding.value_guided import ValueGuidedSettings, value_guided_search
+from genrec.decoding.value_guided import value_guided_search
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.errors import ConfigError, LineageError
 from genrec.models.hierarchical import HierarchicalRecommender
 from genrec.models.hierarchical_trees import HierarchicalTreeScorer

@@ -1,0 +1,121 @@
+"""A hybrid as one function of tensors: both sides, their searches and what is made of both.
+
+What puts them together is `decoding.pool`, as where the hybrid is evaluated. Must not know files or formats.
+"""
+# B requests, T items of a history, D denied items, N items of the catalogue, k candidates, W beams
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from genrec.decoding.pool import DenseOpinion, HybridSettings, find_pool, rank_pool
+from genrec.decoding.selection import Select, best_items, select_best
+from genrec.errors import ConfigError
+from genrec.models.rows import last_columns
+from genrec.semantic_ids.constraints import Constraint, mask_of_items
+from genrec.serving.dense_graph import Side, read_side, side_inputs
+from genrec.serving.graph import Widths, model_tensors, over, read_trie, serve_popular
+
+
+@dataclass(frozen=True)
+class HybridSizes:
+    """The sizes of a hybrid's graph.
+
+    Attributes:
+        widths: what catalogues have to fit into.
+        beam_width: W of the search, and the length of both lists.
+        num_candidates: k.
+
+    Raises:
+        ConfigError: k out of range.
+    """
+
+    widths: Widths
+    beam_width: int
+    num_candidates: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_candidates <= self.beam_width:
+            raise ConfigError(
+                "wrong number of candidates",
+                where="key 'search.num_candidates'",
+                expected=f"1 to {self.beam_width}, the beam width",
+                found=self.num_candidates,
+                fix="widen the beam, or ask for fewer",
+            )
+
+
+class HybridGraph(nn.Module):
+    """Requests and a catalogue -> candidates, as `Hybrid.search` gives them; arguments as of `SearchGraph`.
+
+    Args:
+        model: the generative recommender, in evaluation mode; its trie gives way to the one in the arguments.
+        side: the dense one.
+        settings: how they are put together.
+        sizes: of the graph.
+        select: how the best are chosen: `select_best`, or `select_by_topk` for ONNX.
+    """
+
+    def __init__(
+        self, model: Any, side: Side, settings: HybridSettings, sizes: HybridSizes, *, select: Select = select_best
+    ) -> None:
+        super().__init__()
+        self.search = _Search(model, side, settings, sizes, select)
+        self.history_length: int = self.search.history_length
+        self.names = {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
+        self.names |= {key: f"side.{name}" for key, name in side_inputs(side).items()}
+
+    def forward(
+        self,
+        histories: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        deny: Int64[Tensor, "B D"],
+        allow: Bool[Tensor, "B N"],
+        catalogue: Mapping[str, Tensor],
+    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
+        """See `SearchGraph.forward`; `catalogue` is `catalogue_tensors` and `side_tensors`."""
+        replaced = {name: catalogue[key] for key, name in self.names.items()}
+        others = {key: tensor for key, tensor in catalogue.items() if key not in self.names}
+        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, others))
+
+
+class _Search(nn.Module):
+    """The search with the tables of items and nodes already in place."""
+
+    def __init__(self, model: Any, side: Side, settings: HybridSettings, sizes: HybridSizes, select: Select) -> None:
+        super().__init__()
+        self.model, self.side, self.settings, self.sizes, self.select = model, side, settings, sizes, select
+        self.own_length: int = model.settings.history_length
+        self.history_length = max(self.own_length, side.history_length)
+
+    def forward(
+        self, histories: Tensor, lengths: Tensor, deny: Tensor, allow: Tensor, catalogue: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        trie = read_trie(catalogue, self.sizes.widths)
+        admissible = allow & ~mask_of_items(deny, allow.shape[1])
+        scores, log_q = read_side(self.side, self.history_length, histories, lengths, admissible)
+        retrieved = None
+        if self.settings.unites_lists:
+            retrieved, _ = best_items(scores, self.sizes.beam_width, select=self.select)
+        own = histories, lengths
+        if self.own_length < self.history_length:
+            own = last_columns(histories, lengths, self.own_length)
+        with over(self.model, trie) as scorer:
+            pool, _ = find_pool(
+                scorer,
+                trie,
+                scorer.encode(*own),
+                DenseOpinion(log_q, retrieved),
+                self.settings,
+                beam_width=self.sizes.beam_width,
+                constraint=Constraint.build(trie, allow=admissible),
+                select=self.select,
+            )
+        found = rank_pool(pool, self.settings, self.sizes.num_candidates)
+        return serve_popular(found.item_index, found.score.float(), lengths == 0, admissible, catalogue)
