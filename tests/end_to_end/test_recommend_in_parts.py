@@ -17,6 +17,7 @@ from command_line import fails, works
 from oracles.table_bundle import expected, write
 
 NUM_USERS = 100
+HEAVY = "torch lightning scipy sklearn faiss jaxtyping safetensors matplotlib threadpoolctl pandas pyarrow onnx ray"
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,20 @@ def test_no_users_are_an_empty_table(road: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(part)
     assert table.columns == ["user_id", "rank", "item_id", "score", "model_version", "catalogue_version"]
     assert len(table) == 0
+
+
+def test_a_job_needs_few_packages(road: Path, tmp_path: Path) -> None:
+    """What is imported is enough, so that a machine without torch can do the work."""
+    enough = "numpy onnxruntime polars omegaconf yaml typer rich filelock genrec"
+    code = (
+        "import sys\nfrom genrec.cli import app\n"
+        f"app({words(road, tmp_path / 'o')}, standalone_mode=False)\n"
+        f"heavy = set('{HEAVY}'.split()) & set(sys.modules)\nassert not heavy, heavy\n"
+        f"assert set('{enough}'.split()) <= set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "o")) == 10 * NUM_USERS
 
 
 @pytest.mark.slow
