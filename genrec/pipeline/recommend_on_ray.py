@@ -14,7 +14,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -72,16 +72,18 @@ def make_on_ray(
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-        for row in made.iter_rows():
-            part = parts[int(row["number"])]
-            if row["error"]:
-                raise getattr(errors, row["kind"])(row["error"], where=part.path)
-            counts = part.counts()
-            if counts is None:
-                raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
-            done += part.num_users
-            told(done)
-            yield counts
+        # Nothing is fetched ahead and the rows are closed first: a thread that outlives Ray would end this process.
+        with closing(iter(made.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"))) as batches:
+            for batch in batches:
+                part, kind, text = parts[int(batch["number"][0])], str(batch["kind"][0]), str(batch["error"][0])
+                if kind:
+                    raise getattr(errors, kind)(text, where=part.path)
+                counts = part.counts()
+                if counts is None:
+                    raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
+                done += part.num_users
+                told(done)
+                yield counts
 
 
 class PartActor:
