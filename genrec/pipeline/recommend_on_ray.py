@@ -14,7 +14,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -72,18 +72,31 @@ def make_on_ray(
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-        # Nothing is fetched ahead and the rows are closed first: a thread that outlives Ray would end this process.
-        with closing(iter(made.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"))) as batches:
-            for batch in batches:
-                part, kind, text = parts[int(batch["number"][0])], str(batch["kind"][0]), str(batch["error"][0])
-                if kind:
-                    raise getattr(errors, kind)(text, where=part.path)
-                counts = part.counts()
-                if counts is None:
-                    raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
-                done += part.num_users
-                told(done)
-                yield counts
+        for row in _rows(ray, made):
+            part = parts[int(row["number"])]
+            if row["kind"]:
+                raise getattr(errors, row["kind"])(row["error"], where=part.path)
+            counts = part.counts()
+            if counts is None:
+                raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
+            done += part.num_users
+            told(done)
+            yield counts
+
+
+def _rows(ray: Any, dataset: Any) -> Iterator[dict[str, Any]]:
+    """Rows as they are made.
+
+    Ray's own `iter_rows` reads ahead in threads of this process; one that still does when a job is given up, and Ray
+    with it, ends the process there and then, without a word.
+    """
+    bundles = dataset.iter_internal_ref_bundles()
+    try:
+        for bundle in bundles:
+            for block, _ in bundle.blocks:
+                yield from ray.data.block.BlockAccessor.for_block(ray.get(block)).iter_rows(public_row_format=True)
+    finally:
+        del bundles  # what is not needed any more stops with the last reference to this
 
 
 class PartActor:
