@@ -21,7 +21,7 @@ from genrec.serving.swap import bundle_folder
 
 PARTIAL = ".partial"
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
-COUNTS = ("num_users", "num_rows", "num_unknown_items", "num_popular", "num_empty")
+COUNTS: tuple[str, ...] = ("num_users", "num_rows", "num_unknown_items", "num_popular", "num_empty")
 
 logger = logging.getLogger(__name__)
 
