@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,23 @@ from genrec.config.training import RecommendConfig
 from genrec.errors import RunError
 from genrec.files import hold_lock, pretty_json, read_json, write_json, writing
 from genrec.pipeline.recommend_part import COUNTS, PARTIAL, Maker, Part, count_users
+from genrec.serving.swap import bundle_folder
 from genrec.terminal import Outcome, Progress, Table
 
 JOB, SUMMARY = "job.json", "summary.json"
 TASK = "recommend"
-KEYS = ("model_version", "catalogue_version", "users_sha256", "num_users", "shards", "k", "exclude_seen")  # of a job
 
 
 def recommend_in_parts(config: RecommendConfig, *, progress: Progress) -> Outcome:
     """Parts of user_id, rank, item_id, score, model_version and catalogue_version, in the order of the users."""
-    assert config.users is not None
+    assert config.bundle is not None
     check_outside_artifacts(config.output)
+    config = replace(config, bundle=bundle_folder(config.bundle).resolve())  # whatever is published while it runs
+    assert config.users is not None
     maker = Maker.open(config)
     num_users = count_users(maker.users, config.users)
-    known = {"num_users": num_users, "shards": config.shards, "k": config.k, "exclude_seen": config.exclude_seen}
-    known |= maker.read
-    job = {name: known[name] for name in (*KEYS, "excluded_sha256")}
+    size = {"num_users": num_users, "shards": config.shards}
+    job = {**maker.read, **size, "k": config.k, "exclude_seen": config.exclude_seen}
     with writing(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
     with hold_lock(config.output / ".lock", what="the folder", where=config.output):

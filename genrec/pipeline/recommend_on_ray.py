@@ -13,11 +13,11 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from genrec import errors
@@ -25,11 +25,10 @@ from genrec.config.batch import RayEngine
 from genrec.config.training import RecommendConfig
 from genrec.errors import ConfigError, DataError, GenrecError, RunError, StorageError
 from genrec.pipeline.recommend_part import Maker, Part
-from genrec.serving.swap import bundle_folder
 
 RETRIES = 2  # of an actor whose process or machine is gone, and of the part that it had
 OBJECT_STORE_BYTES = 128 << 20  # of a Ray of our own; rows of numbers are all that goes through it
-SECONDS_TO_CONNECT = 10
+SECONDS_TO_CONNECT, SECONDS_TO_BE_SEEN = 10, 120
 SHARE = "give paths of a file system that all machines of the cluster share"
 COLOUR = re.compile(r"\x1b\[\d+m")
 
@@ -72,19 +71,18 @@ def make_on_ray(
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-        for row in _rows(ray, made):
-            part = parts[int(row["number"])]
-            if row["kind"]:
-                raise getattr(errors, row["kind"])(row["error"], where=part.path)
-            counts = part.counts()
-            if counts is None:
-                raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
-            done += part.num_users
-            told(done)
-            yield counts
+        with closing(_rows(ray, made)) as results:
+            for row in results:
+                part = parts[int(row["number"])]
+                if row["kind"]:
+                    raise getattr(errors, row["kind"])(row["error"], where=part.path)
+                counts = _counts_of(part)
+                done += part.num_users
+                told(done)
+                yield counts
 
 
-def _rows(ray: Any, dataset: Any) -> Iterator[dict[str, Any]]:
+def _rows(ray: Any, dataset: Any) -> Generator[dict[str, Any], None, None]:
     """Rows as they are made.
 
     Ray's own `iter_rows` reads ahead in threads of this process; one that still does when a job is given up, and Ray
@@ -99,6 +97,16 @@ def _rows(ray: Any, dataset: Any) -> Iterator[dict[str, Any]]:
         del bundles  # what is not needed any more stops with the last reference to this
 
 
+def _counts_of(part: Part) -> dict[str, int]:
+    """Those of the file; network file systems remember for a while that there was none."""
+    end = time.monotonic() + SECONDS_TO_BE_SEEN
+    while (counts := part.counts()) is None:
+        if time.monotonic() > end:
+            raise StorageError("written on another machine and not to be seen here", where=part.path, fix=SHARE)
+        time.sleep(0.5)
+    return counts
+
+
 class PartActor:
     """Makes one part after the other in a process of Ray, which holds one opened bundle."""
 
@@ -110,11 +118,8 @@ class PartActor:
         """Opened by the first part, so that what fails has a part's name."""
         maker = Maker.open(self.config)
         if different := [name for name, value in self.read.items() if maker.read[name] != value]:
-            found = f"other {', '.join(different)}"
-            fix = "give paths of a file system that all machines of the cluster share"
-            raise DataError(
-                "not what the job began with", where=f"machine {socket.gethostname()}", found=found, fix=fix
-            )
+            where, found = f"machine {socket.gethostname()}", f"other {', '.join(different)}"
+            raise DataError("not what the job began with", where=where, found=found, fix=SHARE)
         return maker
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -134,15 +139,11 @@ class PartActor:
 
 
 def _import_ray(address: str | None) -> Any:
-    """Ray, without its reports to its makers; one of our own lets nobody in who does not know a token."""
+    """Ray, without its reports to its makers; one of our own lets nobody in without a token, from Ray 2.52 on."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # the default to come; it warns where it is not set
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default to come, of which it would warn
     if address is None and "ray" not in sys.modules:
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "token"
-        )  # its ports are open to the network, and it runs what it is sent
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network, and run what they are sent
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
@@ -212,21 +213,21 @@ def _errors_of_actors(ray: Any, parts: Sequence[Part]) -> Iterator[None]:
         yield
     except ray.exceptions.RayActorError as error:
         had = [part.path for part in parts if part.partial(str(error.actor_id)).exists()]
-        found = next((line for line in str(error).splitlines() if line.startswith("The actor is dead")), None)
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        found = next((line for line in lines if line.startswith("The actor is dead")), lines[-1])
+        if not had:
+            fix = "install this version of genrec and its extra ray on all machines of the cluster"
+            raise RunError("an actor died before it began a part", found=found, fix=fix) from error
         fix = "give it more memory or fewer actors if it was killed for its memory, and run the same command again"
-        raise RunError(
-            f"its actor died {1 + RETRIES} times", where=had[0] if had else "before a part", found=found, fix=fix
-        ) from error
+        raise RunError(f"its actor died {1 + RETRIES} times", where=had[0], found=found, fix=fix) from error
     except ray.exceptions.RayError as error:
         raise RunError("Ray gave up", found=_first_line(error), fix="run the same command again") from error
 
 
 def _with_whole_paths(config: RecommendConfig) -> RecommendConfig:
-    """For processes that may work in another folder, and for the version of a bundle that the job began with."""
-    assert config.bundle is not None
+    """For processes that may work in another folder."""
     assert config.users is not None
-    exclude: Path | None = config.exclude and config.exclude.resolve()
-    return replace(config, bundle=bundle_folder(config.bundle).resolve(), users=config.users.resolve(), exclude=exclude)
+    return replace(config, users=config.users.absolute(), exclude=config.exclude and config.exclude.absolute())
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,6 @@ from genrec.config.training import RecommendConfig
 from genrec.errors import ConfigError, DataError
 from genrec.files import reading, sha256_file, sync, writing_by_others
 from genrec.pipeline.serve import packages_of_serving
-from genrec.serving.swap import bundle_folder
 
 PARTIAL = ".partial"
 SCHEMA = {"user_id": pl.String, "rank": pl.UInt32, "item_id": pl.String, "score": pl.Float64}
@@ -42,6 +41,7 @@ class Part:
 
     @property
     def num_users(self) -> int:
+        """How many they are."""
         return self.end - self.first
 
     def counts(self) -> dict[str, int] | None:
@@ -94,7 +94,7 @@ class Maker:
         assert config.users is not None
         with packages_of_serving():
             from genrec.serving.open_bundle import open_bundle
-        generator = open_bundle(bundle_folder(config.bundle).resolve(), num_threads=config.num_threads)
+        generator = open_bundle(config.bundle, num_threads=config.num_threads)
         most = generator.limits.max_candidates
         if config.k > most:
             raise ConfigError(
