@@ -129,7 +129,7 @@ class PartActor:
         kind = text = ""
         try:
             part = self.parts[int(row["number"])]
-            self.maker.make(part, writer=ray.get_runtime_context().get_actor_id())
+            self.maker.make(part, writer=ray.get_runtime_context().get_actor_id() or "")
         except GenrecError as error:
             kind, text = type(error).__name__, str(error)
         except Exception as error:  # whatever it is, the job has to say which part it was
@@ -235,10 +235,9 @@ def _first_line(error: Exception) -> str:
 
 
 class _Warnings(io.TextIOBase):
-    """Standard output whose lines become warnings."""
+    """Standard output whose texts become warnings of one line; what follows it, tracebacks say, is in Ray's log."""
 
     def write(self, text: str) -> int:
-        for line in COLOUR.sub("", text).splitlines():
-            if line.strip():
-                logger.warning("%s", line.strip())
+        if line := COLOUR.sub("", text).strip().partition("\n")[0]:
+            logger.warning("%s", line)
         return len(text)
