@@ -14,6 +14,8 @@ import pytest
 from batch_job import history, rows, told, words, write_users
 from command_line import fails, works
 
+from genrec.config.training import RecommendConfig
+from genrec.pipeline.recommend_part import Maker, Part
 from oracles.table_bundle import write
 
 NUM_USERS = 100
@@ -116,6 +118,18 @@ def test_no_users_are_an_empty_table(road: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(part)
     assert table.columns == ["user_id", "rank", "item_id", "score", "model_version", "catalogue_version"]
     assert len(table) == 0
+
+
+def test_a_writer_whose_partial_file_was_removed_never_finishes(road: Path, tmp_path: Path) -> None:
+    """So that a process of an earlier job, which lives on somewhere, cannot put its part into a later one's place."""
+    config = RecommendConfig(bundle=road / "b", users=road / "u.parquet", output=tmp_path)
+    part = Part(path=tmp_path / "part", digest="d", first=0, end=NUM_USERS)
+    maker = Maker.open(config)
+    with pytest.raises(FileNotFoundError):
+        maker.make(part, lambda users: part.partial("w").unlink(missing_ok=True), writer="w")
+    assert not list(tmp_path.iterdir())
+    maker.make(part, writer="w")
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
 
 
 def test_a_job_needs_few_packages(road: Path, tmp_path: Path) -> None:
