@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from genrec.config.batch import Engine, LocalEngine
 from genrec.config.fields import key
 from genrec.config.losses import CrossEntropyLoss, Loss
 from genrec.config.models import HierarchicalModel, Model
@@ -348,6 +349,7 @@ class RecommendConfig:
     )
     deny_tags: tuple[str, ...] = key("of a bundle: tags of items that nobody gets", ())
     num_threads: int = key("of a bundle: threads of one search", 1, minimum=1)
+    engine: Engine = key("of a bundle: who makes the parts, which are the same files whoever does", LocalEngine)
     k: int = key("items a user", 10, minimum=1)
     exclude_seen: bool = key("leave out the items of the history", True)
     search: Search = key("how a recommender searches; of a bundle only batch_size", SearchSection)

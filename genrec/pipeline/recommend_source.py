@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from genrec.config.batch import LocalEngine
 from genrec.config.training import RecommendConfig, SearchSection
 from genrec.errors import ConfigError
 
@@ -21,6 +22,7 @@ def check_source(config: RecommendConfig) -> None:
         given = [name for name in OF_BUNDLES if getattr(config, name) is not None]
         given += [name for name in ("shards", "num_threads") if getattr(config, name) != 1]
         given += ["deny_tags"] if config.deny_tags else []
+        given += [] if config.engine == LocalEngine() else ["engine"]
         if given:
             raise ConfigError(
                 "only a bundle has these keys", where=", ".join(given), fix="leave them out, or set bundle=..."

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
+from batch_job import history, rows, told, words, write_users
 from command_line import fails, works
 
-from oracles.table_bundle import expected, write
+from genrec.config.training import RecommendConfig
+from genrec.pipeline.recommend_part import Maker, Part
+from oracles.table_bundle import write
 
 NUM_USERS = 100
+HEAVY = "torch lightning scipy sklearn faiss jaxtyping safetensors matplotlib threadpoolctl pandas pyarrow onnx ray"
 
 
 @pytest.fixture(scope="module")
@@ -27,42 +30,6 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_users(folder / "u.parquet", NUM_USERS)
     (folder / "x.txt").write_text("i5\n\nnobody\n i9 \n")
     return folder
-
-
-def history(user: int) -> list[str]:
-    return [f"i{(user * step) % 53}" for step in range(user % 4)]  # some empty, some with items that are unknown
-
-
-def write_users(path: Path, number: int) -> None:
-    users = range(number)
-    schema = {"user_id": pl.Int64, "history": pl.List(pl.String)}
-    pl.DataFrame({"user_id": users, "history": [history(user) for user in users]}, schema=schema).write_parquet(path)
-
-
-def words(road: Path, output: Path, *more: str) -> list[str]:
-    return [
-        "recommend",
-        f"bundle={road}/b",
-        f"users={road}/u.parquet",
-        f"output={output}",
-        "search.batch_size=16",
-        *more,
-    ]
-
-
-def rows(output: Path) -> list[tuple[Any, ...]]:
-    parts = sorted(output.glob("part-*.parquet"))
-    return pl.concat([pl.read_parquet(part) for part in parts]).rows()
-
-
-def told(number: int, *, k: int = 10, denied: tuple[str, ...] = (), seen: bool = False) -> list[tuple[Any, ...]]:
-    """The rows that there have to be."""
-    found = []
-    for user in range(number):
-        hidden = denied if seen else (*denied, *history(user))
-        items = expected(history(user), k, exclude=hidden)
-        found += [(str(user), rank, *pair, "m1", "c1") for rank, pair in enumerate(items, start=1)]
-    return found
 
 
 @pytest.mark.parametrize("shards", [1, 7, 101])
@@ -166,6 +133,42 @@ def test_no_users_are_an_empty_table(road: Path, tmp_path: Path) -> None:
     table = pl.read_parquet(part)
     assert table.columns == ["user_id", "rank", "item_id", "score", "model_version", "catalogue_version"]
     assert len(table) == 0
+
+
+def test_a_writer_whose_partial_file_was_removed_never_finishes(road: Path, tmp_path: Path) -> None:
+    """So that a process of an earlier job, which lives on somewhere, cannot put its part into a later one's place."""
+    config = RecommendConfig(bundle=road / "b", users=road / "u.parquet", output=tmp_path)
+    part = Part(path=tmp_path / "part", digest="d", first=0, end=NUM_USERS)
+    maker = Maker.open(config)
+    with pytest.raises(FileNotFoundError):
+        maker.make(part, lambda users: part.partial("w").unlink(missing_ok=True), writer="w")
+    assert not list(tmp_path.iterdir())
+    maker.make(part, writer="w")
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+
+
+def test_a_job_needs_few_packages(road: Path, tmp_path: Path) -> None:
+    """What is imported is enough, so that a machine without torch can do the work."""
+    enough = "numpy onnxruntime polars omegaconf yaml typer rich filelock genrec"
+    code = (
+        "import sys\nfrom genrec.cli import app\n"
+        f"app({words(road, tmp_path / 'o')}, standalone_mode=False)\n"
+        f"heavy = set('{HEAVY}'.split()) & set(sys.modules)\nassert not heavy, heavy\n"
+        f"assert set('{enough}'.split()) <= set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "o")) == 10 * NUM_USERS
+
+
+def test_without_ray_a_line_says_what_to_install(road: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # what the command sets is taken back
+    line = fails(*words(road, tmp_path / "o", "engine=ray"), code=2)
+    assert "engine=ray needs the package ray; pip install 'genrec[ray]'" in line
+    assert not list((tmp_path / "o").glob("part-*"))
+    assert "engine: only a bundle" in fails("recommend", "dataset=d", "recommender=r", "output=o", "engine=ray", code=2)
 
 
 @pytest.mark.slow
