@@ -16,7 +16,7 @@ from command_line import fails, works
 
 from genrec.config.training import RecommendConfig
 from genrec.pipeline.recommend_part import Maker, Part
-from oracles.table_bundle import write
+from oracles.table_bundle import expected, write
 
 NUM_USERS = 100
 HEAVY = "torch lightning scipy sklearn faiss jaxtyping safetensors matplotlib threadpoolctl pandas pyarrow onnx ray"
@@ -113,7 +113,7 @@ def test_wrong_users_and_words_are_one_line(road: Path, tmp_path: Path) -> None:
 
 def test_tags_filter_the_items_of_all_users(road: Path, tmp_path: Path) -> None:
     tags = {"allow_tags": ["digit=1", "digit=2", "parity=odd"], "deny_tags": ["digit=3"]}
-    more = [f"{name}={json.dumps(words)}" for name, words in tags.items()]
+    more = [f"{name}={json.dumps(given)}" for name, given in tags.items()]
     works(*words(road, tmp_path / "o", *more, "exclude_seen=false"))
     found = [(user, item) for user, _, item, *_ in rows(tmp_path / "o")]
     assert found == [(str(user), item) for user in range(NUM_USERS) for item, _ in expected(history(user), 10, **tags)]
