@@ -35,8 +35,8 @@ class Growth:
 
     Of the children of the prefix in a row, `log_probs` holds the log-probabilities (-inf: not admissible), `keys` the
     same with noise, -inf where it is in the tree already, so that the largest is the next to be drawn, and `num_left`
-    how many that leaves. The last row is nowhere: what is written for requests that are done goes there. A row of the
-    first two has M cells, that of the root, which stands behind the others, as many as the widest node needs.
+    how many that leaves. The last row is nowhere: what is written for requests that are done goes there. In the first
+    two, rows have M cells each, the children of prefixes below the root; the root stands behind them and has more.
 
     Args:
         scorer: the model.
@@ -77,7 +77,7 @@ class Growth:
         self.words = _words(seed, torch.arange(batch, device=log_probs.device) if request_ids is None else request_ids)
         self.columns, width = torch.arange(max(trie.max_branching), device=log_probs.device), widest_below_root(trie)
         self.first_cells = (torch.arange(num_rows, device=log_probs.device) * width).roll(1)
-        self.is_everywhere = self.columns < width
+        self.is_below_root = self.columns < width
         self.log_probs = log_probs.new_full((batch, (num_rows - 1) * width + len(self.columns)), -torch.inf)
         self.keys = torch.full_like(self.log_probs, -torch.inf, dtype=torch.float64)
         self.first_children = torch.zeros(batch, num_rows, dtype=torch.int64, device=log_probs.device)
@@ -157,7 +157,7 @@ class Growth:
         depths = tree.slots.depths.gather(1, parents) + 1
         rows = tree.slots.rows.gather(1, parents)
         cells = self._cells(rows, self.columns.shape[0])
-        keys = _read(self.keys, cells).masked_fill(~(self.is_everywhere | (rows == 0).unsqueeze(2)), -torch.inf)
+        keys = _read(self.keys, cells).masked_fill(~(self.is_below_root | (rows == 0).unsqueeze(2)), -torch.inf)
         place = keys.argmax(dim=2)
         nodes = self.first_children.gather(1, rows) + place
         of_child = self.log_probs.gather(1, self.first_cells[rows] + place)
