@@ -171,6 +171,7 @@ CATALOGUE = (
         "Items that are gone: out of the table, their semantic IDs kept for them.",
     ),
     Verb("publish", serving.PublishConfig, "serve", "publish", "A bundle -> the next version, which servers take."),
+    Verb("diff", serving.DiffConfig, "catalogue_diff", "diff", "Two catalogues: what came, went, changed."),
     Verb("rollback", serving.RollbackConfig, "serve", "rollback", "Servers back to the version before."),
 )
 

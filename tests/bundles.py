@@ -158,7 +158,8 @@ SIDES: dict[str, Any] = {"sasrec": sasrec, "item_knn": item_knn}
 
 
 def hybrid_of(generative: CandidateGenerator, dense: Any, method: str, **settings: Any) -> Hybrid:
-    return Hybrid(generative, dense, HybridSettings(method, **({"weight": 0.7, "constant": 5.0} | settings)))
+    values: dict[str, Any] = {"weight": 0.7, "constant": 5.0} | settings
+    return Hybrid(generative, dense, HybridSettings(method, **values))
 
 
 def requests(num_items: int, *, rows: int = 12, seed: int = 0) -> dict[str, Any]:

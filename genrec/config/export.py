@@ -35,6 +35,9 @@ class ExportConfig:
     spare_children: int = key(
         "more children of a node, on each level, that later catalogues may have without a new graph", 8, minimum=0
     )
+    tags: tuple[str, ...] = key(
+        "item columns that requests may filter by, as 'column=value'; []: none", ("brand", "categories")
+    )
     num_probes: int = key("requests that the exported graph has to answer as the recommender does", 24, minimum=1)
     verify: bool = key("compare both in a fresh process, and fail (exit code 4) if they differ", True)
     seed: int = key("seed of the probes", 0, minimum=0)

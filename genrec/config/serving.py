@@ -24,6 +24,14 @@ class RollbackConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiffConfig:
+    """Two catalogues -> items that came, went, or have another semantic ID, title or tags."""
+
+    before: Path = key("folder of a bundle, of versions that servers are led to, or of semantic IDs")
+    after: Path = key("folder of the later one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """A bundle -> an HTTP server."""
 
@@ -42,10 +50,16 @@ class ServeConfig:
         "items a request may ask for; more is refused with 422, as is more than the bundle has", 100, minimum=1
     )
     max_history: int = key(
-        "items of a history, and of an exclude or allow list; more is refused with 422", 10_000, minimum=1
+        "items of a history, and items or tags of a list of what may come or not; more is refused with 422",
+        10_000,
+        minimum=1,
     )
     max_rows: int = key("histories of one inference request; more is refused with 422", 64, minimum=1)
-    timeout_s: float = key("seconds for a request; slower ones are given up with 504", 10.0, minimum=0)
+    timeout_s: float = key(
+        "seconds for the head of a request, for its body (slower ones: 408), and for its answer (504)",
+        10.0,
+        minimum=0.01,
+    )
     shutdown_s: int = key("seconds that what was begun may take after the signal to end", 30, minimum=0)
     check_s: float = key("seconds between looks for a swapped bundle", 1.0, minimum=0.01)
     num_threads: int = key("threads of one search", 1, minimum=1)

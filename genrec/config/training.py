@@ -343,6 +343,10 @@ class RecommendConfig:
     )
     shards: int = key("of a bundle: parts, each written whole; a job that was stopped redoes the others", 1, minimum=1)
     exclude: Path | None = key("of a bundle: text file, a line an item id that nobody gets; null: none", None)
+    allow_tags: tuple[str, ...] | None = key(
+        "of a bundle: tags, 'column=value', one of which (of each column named) the items need; null: all items", None
+    )
+    deny_tags: tuple[str, ...] = key("of a bundle: tags of items that nobody gets", ())
     num_threads: int = key("of a bundle: threads of one search", 1, minimum=1)
     k: int = key("items a user", 10, minimum=1)
     exclude_seen: bool = key("leave out the items of the history", True)

@@ -17,12 +17,13 @@ from genrec.errors import ConfigError
 MISSING, OTHER, NUM_RESERVED = 0, 1, 2  # numbers that are no value's own
 
 
-def feature_values(items: pl.DataFrame, name: str) -> pl.Series:
+def feature_values(items: pl.DataFrame, name: str, *, where: str = "key 'model.item_features'") -> pl.Series:
     """The distinct values of each item, without those that are empty: List(String) [N].
 
     Args:
         items: the item table; columns of strings, or of lists of strings, are features.
         name: of the column.
+        where: the key that named it, for messages.
 
     Raises:
         ConfigError: no such column.
@@ -33,8 +34,8 @@ def feature_values(items: pl.DataFrame, name: str) -> pl.Series:
     columns = [column for column in items.columns if column != "item_id" and items.schema[column] in _DTYPES]
     if name not in columns:
         raise ConfigError(
-            "the dataset has no such item feature",
-            where="key 'model.item_features'",
+            "the items have no such column of text",
+            where=where,
             expected=f"any of {', '.join(columns) or 'none'}",
             found=name,
         )

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from genrec.artifacts import Artifact, ArtifactWriter, check_parent, load_artifact, write_artifact
 from genrec.config.export import ExportConfig
 from genrec.config.load import to_plain
 from genrec.data.dataset import Dataset
+from genrec.data.item_tags import tags_of
 from genrec.data.sequences import Ragged
 from genrec.decoding.hybrid import Hybrid
 from genrec.errors import ConfigError
@@ -42,6 +44,8 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
     published = _published(config, artifact, dataset) if source.trie is not None else None
     if published is not None:
         parents["semantic_ids"] = published.artifact
+    items = dataset.items if published is None else published.items
+    tags = tags_of(items, config.tags, where="key 'tags'") if config.tags else None
     before = None if config.graph is None else _earlier(config, artifact)
     if before is not None:
         parents["graph"] = before
@@ -57,7 +61,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
             search,
             graph,
             model_version=artifact.identity,
-            catalogue_version=_write_catalogue(source, published, dataset, writer),
+            catalogue_version=_write_catalogue(source, published, items, tags, writer),
             format=config.format,
             metrics={name: value for name, value in artifact.facts.items() if "@" in name},
             configuration={name: value for name, value in to_plain(config).items() if name not in _PLACES},
@@ -69,7 +73,7 @@ def export(config: ExportConfig, *, progress: Progress) -> Outcome:
         writer.facts |= {name: description[name] for name in ("model_version", "catalogue_version")}
         certificate = _certify(config, writer)
         progress("export", 3, 3)
-    return _outcome(config, writer.artifact, description, certificate)
+    return _outcome(config, writer.artifact, description, certificate, num_tags=len(tags or ()))
 
 
 def _published(config: ExportConfig, artifact: Artifact, dataset: Dataset) -> Published:
@@ -163,16 +167,27 @@ def num_candidates(config: ExportConfig) -> int:
     return config.search.num_candidates or config.search.beam_width
 
 
-def _write_catalogue(source: Exportable, published: Published | None, dataset: Dataset, writer: ArtifactWriter) -> str:
-    """Of a dense recommender, which has no codes, the items are those of the dataset."""
-    items, codes = dataset.items, np.zeros((dataset.num_items, 0), dtype=np.int32)
+def _write_catalogue(
+    source: Exportable,
+    published: Published | None,
+    items: pl.DataFrame,
+    tags: Mapping[str, list[int]] | None,
+    writer: ArtifactWriter,
+) -> str:
+    """A dense recommender has no codes."""
+    codes = np.zeros((len(items), 0), dtype=np.int32)
     if published is not None:
-        items, codes = published.items, published.version.table.codes
+        codes = published.version.table.codes
         if CODEBOOKS_FILE in published.artifact.files:
             shutil.copyfile(published.artifact.file(CODEBOOKS_FILE), writer.path(CODEBOOKS_FILE))
     titles = items["title"].fill_null("").to_list()
     return bundle.write_catalogue(
-        writer, source.tensors, codes, item_ids=source.search.item_ids, titles=titles if any(titles) else None
+        writer,
+        source.tensors,
+        codes,
+        item_ids=source.search.item_ids,
+        titles=titles if any(titles) else None,
+        tags=tags,
     )
 
 
@@ -223,7 +238,12 @@ def _certify(config: ExportConfig, writer: ArtifactWriter) -> dict[str, Any] | N
 
 
 def _outcome(
-    config: ExportConfig, artifact: Artifact, description: Mapping[str, Any], certificate: Mapping[str, Any] | None
+    config: ExportConfig,
+    artifact: Artifact,
+    description: Mapping[str, Any],
+    certificate: Mapping[str, Any] | None,
+    *,
+    num_tags: int,
 ) -> Outcome:
     size = sum(file["size"] for file in artifact.files.values())
     summary: dict[str, Any] = {
@@ -232,10 +252,11 @@ def _outcome(
         "model_version": description["model_version"],
         "catalogue_version": description["catalogue_version"],
         "num_items": description["catalogue"]["num_items"],
+        "num_tags": num_tags,
         "num_bytes": size,
         "parity": certificate,
     }
-    rows = [("items", f"{summary['num_items']:,}"), ("size", f"{size / 1e6:.1f} MB")]
+    rows = [("items", f"{summary['num_items']:,}"), ("tags", f"{num_tags:,}"), ("size", f"{size / 1e6:.1f} MB")]
     rows += [("model version", artifact.facts["model_version"][:12])]
     rows += [("catalogue version", artifact.facts["catalogue_version"][:12])]
     if certificate is None:

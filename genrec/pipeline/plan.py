@@ -35,6 +35,7 @@ _SECONDS = (
     comparison.CompareConfig,
     report.ReportConfig,
     export.TritonConfig,
+    serving.DiffConfig,
     serving.RollbackConfig,
 )
 

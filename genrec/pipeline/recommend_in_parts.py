@@ -13,6 +13,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def recommend_in_parts(config: RecommendConfig, *, progress: Progress) -> Outcom
         "k": config.k,
         "exclude_seen": config.exclude_seen,
         "excluded_sha256": hashlib.sha256("\n".join(denied).encode()).hexdigest(),
+        **_tags(config, generator),
     }
     with writing(config.output):
         config.output.mkdir(parents=True, exist_ok=True)
@@ -97,6 +99,26 @@ def _load(config: RecommendConfig) -> Any:
             "too many items", where="key 'k'", expected=f"at most {most}", found=config.k, fix=f"set k={most}"
         )
     return generator
+
+
+def _tags(config: RecommendConfig, generator: Any) -> dict[str, Any]:
+    """The filters by tags, as facts of the job; a job without any has none.
+
+    Raises:
+        ConfigError: a tag that no item has, or a bundle without tags: the lists of all users would be wrong.
+    """
+    keys = {"allow_tags": config.allow_tags, "deny_tags": config.deny_tags or None}
+    given = {name: list(tags) for name, tags in keys.items() if tags is not None}
+    for name, tags in given.items():
+        if generator.tags is None:
+            fix = "export the bundle with tags=[brand,categories]"
+            raise ConfigError("the bundle has no tags", where=f"key {name!r}", fix=fix)
+        unknown = [tag for tag in tags if tag not in generator.tags]
+        if unknown:
+            near = get_close_matches(unknown[0], generator.tags, n=3)
+            expected = " or ".join(map(repr, near)) or "column=value"
+            raise ConfigError("no item has this tag", where=f"key {name!r}", expected=expected, found=repr(unknown[0]))
+    return given
 
 
 def _open_users(path: Path) -> tuple[pl.LazyFrame, int]:
@@ -186,7 +208,12 @@ def _answers(
         batch = rows.slice(start, config.search.batch_size)
         exclude = [denied] * len(batch)
         found = generator.recommend(
-            batch["history"].to_list(), config.k, exclude=exclude, exclude_seen=config.exclude_seen
+            batch["history"].to_list(),
+            config.k,
+            exclude=exclude,
+            exclude_seen=config.exclude_seen,
+            allow_tags=[config.allow_tags] * len(batch),
+            deny_tags=[config.deny_tags] * len(batch),
         )
         lists = pl.DataFrame(
             {"user_id": batch["user_id"], "item_id": found.item_ids, "score": found.scores},

@@ -8,7 +8,7 @@ from genrec.config.training import RecommendConfig, SearchSection
 from genrec.errors import ConfigError
 
 OF_RECOMMENDERS = ("dataset", "recommender", "semantic_ids", "histories")
-OF_BUNDLES = ("users", "exclude")
+OF_BUNDLES = ("users", "exclude", "allow_tags")
 
 
 def check_source(config: RecommendConfig) -> None:
@@ -20,6 +20,7 @@ def check_source(config: RecommendConfig) -> None:
             raise ConfigError("missing values: " + ", ".join(missing), fix=fix)
         given = [name for name in OF_BUNDLES if getattr(config, name) is not None]
         given += [name for name in ("shards", "num_threads") if getattr(config, name) != 1]
+        given += ["deny_tags"] if config.deny_tags else []
         if given:
             raise ConfigError(
                 "only a bundle has these keys", where=", ".join(given), fix="leave them out, or set bundle=..."

@@ -20,6 +20,7 @@ class Found(Protocol):
     scores: Any
     num_unknown: Any
     is_popular: Any
+    num_unknown_tags: Any
 
 
 class Generator(Protocol):
@@ -32,6 +33,8 @@ class Generator(Protocol):
         *,
         exclude: list[list[str]] | None = None,
         allow: list[list[str] | None] | None = None,
+        allow_tags: list[list[str] | None] | None = None,
+        deny_tags: list[list[str]] | None = None,
     ) -> Found:
         """The best items of each history, best first, at most k; unknown ids are skipped and counted."""
         ...
@@ -47,6 +50,8 @@ class Request:
         exclude: item ids that must not come.
         allow: the only item ids that may come; None: all.
         explain: say which items of the history each answer is due to.
+        allow_tags: tags of which an item needs one of each column that is named; None: no tag is needed.
+        deny_tags: tags of items that must not come.
     """
 
     history: tuple[str, ...]
@@ -54,6 +59,8 @@ class Request:
     exclude: tuple[str, ...] = ()
     allow: tuple[str, ...] | None = None
     explain: bool = False
+    allow_tags: tuple[str, ...] | None = None
+    deny_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class Answer:
         num_unknown: ids of the request that the catalogue does not have.
         is_popular: no item of the history is known, so these are the most popular ones, and scores are counts.
         reasons: of each item, items of the history with what the score loses without them, most first; None: not asked.
+        num_unknown_tags: tags of the request that no item of the catalogue has.
     """
 
     item_ids: tuple[str, ...]
@@ -73,6 +81,7 @@ class Answer:
     num_unknown: int
     is_popular: bool
     reasons: Reasons | None = None
+    num_unknown_tags: int = 0
 
 
 def answer(generator: Generator, requests: Sequence[Request], *, max_batch: int) -> list[Answer]:
@@ -96,11 +105,20 @@ def _search(generator: Generator, batch: Sequence[Request]) -> Iterator[Answer]:
         max(request.k for request in batch),
         exclude=[list(request.exclude) for request in batch],
         allow=[None if request.allow is None else list(request.allow) for request in batch],
+        allow_tags=[None if request.allow_tags is None else list(request.allow_tags) for request in batch],
+        deny_tags=[list(request.deny_tags) for request in batch],
     )
-    rows = zip(batch, found.item_ids, found.scores, found.num_unknown, found.is_popular, strict=True)
-    for request, items, scores, num_unknown, is_popular in rows:
+    counts = zip(found.num_unknown, found.is_popular, found.num_unknown_tags, strict=True)
+    rows = zip(batch, found.item_ids, found.scores, counts, strict=True)
+    for request, items, scores, (num_unknown, is_popular, num_unknown_tags) in rows:
         cut = tuple(float(score) for score in scores[: request.k])
-        yield Answer(tuple(items[: request.k]), cut, int(num_unknown), bool(is_popular))
+        yield Answer(
+            tuple(items[: request.k]),
+            cut,
+            int(num_unknown),
+            bool(is_popular),
+            num_unknown_tags=int(num_unknown_tags),
+        )
 
 
 def _explain(generator: Generator, request: Request, told: Answer, max_batch: int) -> Reasons:
@@ -114,9 +132,8 @@ def _explain(generator: Generator, request: Request, told: Answer, max_batch: in
     last = range(max(0, len(history) - EXPLAINED_ITEMS), len(history))
     if told.is_popular or not told.item_ids:
         return ((),) * len(told.item_ids)
-    without = [
-        replace(request, history=history[:at] + history[at + 1 :], allow=told.item_ids, explain=False) for at in last
-    ]
+    same = Request(history, request.k, allow=told.item_ids)
+    without = [replace(same, history=history[:at] + history[at + 1 :]) for at in last]
     rests = answer(generator, without, max_batch=max_batch)
     reasons = []
     for item, score in zip(told.item_ids, told.scores, strict=True):

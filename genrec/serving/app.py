@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from genrec.config.serving import ServeConfig
-from genrec.serving import answers, page
+from genrec.serving import answers, binary_tensors, page
 from genrec.serving.batcher import Batcher, BusyError, ClosedError
 from genrec.serving.gate import Gate
 from genrec.serving.inference_protocol import (
@@ -27,11 +27,13 @@ from genrec.serving.inference_protocol import (
     to_requests,
 )
 from genrec.serving.messages import (
+    CountedTag,
     ErrorResponse,
     Reason,
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    TagsResponse,
     TitledItem,
     TitlesResponse,
 )
@@ -43,7 +45,9 @@ MEANINGS = {
     400: "the body cannot be read",
     401: "the key is missing or wrong",
     404: "there is no such model or version",
+    408: "the body did not come in time",
     413: "the body is too large",
+    415: "the body is compressed",
     422: "the request is not as described, or beyond a limit",
     500: "the generator failed",
     503: "too many requests wait, or the server is about to end",
@@ -124,6 +128,7 @@ class Service:
         except TimeoutError as error:
             raise HTTPException(504, f"no answer within {self.config.timeout_s:g} s") from error
         self.metrics.unknown.inc(sum(answer.num_unknown for answer in found))
+        self.metrics.unknown_tags.inc(sum(answer.num_unknown_tags for answer in found))
         self.metrics.empty.inc(sum(not answer.item_ids for answer in found))
         return version, found
 
@@ -133,9 +138,11 @@ class Service:
         for request in requests:
             if not 1 <= request.k <= most:
                 raise HTTPException(422, f"k: expected 1 to {most}")
-            for name, ids in (("history", request.history), ("exclude", request.exclude), ("allow", request.allow)):
-                if len(ids or ()) > longest:
-                    raise HTTPException(422, f"{name}: expected at most {longest} items, found {len(ids or ())}")
+            for name in ("history", "exclude", "allow", "allow_tags", "deny_tags"):
+                given = len(getattr(request, name) or ())
+                if given > longest:
+                    what = "tags" if name.endswith("tags") else "items"
+                    raise HTTPException(422, f"{name}: expected at most {longest} {what}, found {given}")
 
 
 def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None) -> FastAPI:
@@ -164,7 +171,8 @@ def build_app(config: ServeConfig, versions: Versions, *, key: str | None = None
         if status >= 400:
             service.metrics.errors.labels(status).inc()
 
-    app.add_middleware(Gate, max_body=config.max_body_bytes, key=key, observe=observe)
+    app.add_middleware(binary_tensors.BinaryTensors)
+    app.add_middleware(Gate, max_body=config.max_body_bytes, timeout_s=config.timeout_s, key=key, observe=observe)
     return app
 
 
@@ -172,9 +180,14 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model_exclude_none=True)
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """The best items for a history."""
-        allow = None if request.allow is None else tuple(request.allow)
         asked = answers.Request(
-            tuple(request.history), request.k, tuple(request.exclude), allow, explain=request.explain
+            tuple(request.history),
+            request.k,
+            tuple(request.exclude),
+            None if request.allow is None else tuple(request.allow),
+            explain=request.explain,
+            allow_tags=None if request.allow_tags is None else tuple(request.allow_tags),
+            deny_tags=tuple(request.deny_tags),
         )
         version, (found,) = await service.ask([asked])
         reasons = found.reasons or (None,) * len(found.item_ids)
@@ -183,8 +196,19 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
             model_version=version.model,
             catalogue_version=version.catalogue,
             num_unknown=found.num_unknown,
+            num_unknown_tags=found.num_unknown_tags,
             is_popular=found.is_popular,
         )
+
+    @app.get("/tags")
+    def tags(
+        q: Annotated[str, Query(max_length=200, description="words, all of which are in the tag")] = "",
+        limit: Annotated[int, Query(ge=1, le=1000, description="tags wanted")] = 50,
+    ) -> TagsResponse:
+        """Tags that requests can name, as column=value, with the number of their items."""
+        counts = service.versions.current.tags
+        found = page.search_titles({tag: tag for tag in counts}, q, limit=limit)
+        return TagsResponse(tags=[CountedTag(tag=tag, num_items=counts[tag]) for tag in found])
 
 
 def _item(version: Version, item: str, score: float, reasons: tuple[tuple[str, float], ...] | None) -> RecommendedItem:
@@ -223,7 +247,7 @@ def _add_inference(app: FastAPI, service: Service) -> None:
     @app.get("/v2")
     async def server() -> dict[str, Any]:
         """Name and version of the server."""
-        return {"name": "genrec", "version": app.version, "extensions": []}
+        return {"name": "genrec", "version": app.version, "extensions": ["binary_tensor_data"]}
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
@@ -240,9 +264,15 @@ def _add_inference(app: FastAPI, service: Service) -> None:
             raise HTTPException(503, "not ready")
         return {"name": name, "ready": True}
 
-    @app.post("/v2/models/{name}/infer", response_model_exclude_none=True)
-    @app.post("/v2/models/{name}/versions/{version}/infer", response_model_exclude_none=True)
-    async def infer(name: str, inference: InferenceRequest, version: str | None = None) -> InferenceResponse:
+    options: dict[str, Any] = {
+        "response_model": InferenceResponse,
+        "response_model_exclude_none": True,
+        "responses": {200: {"content": {binary_tensors.BINARY: {}}}},
+    }
+
+    @app.post("/v2/models/{name}/infer", **options)
+    @app.post("/v2/models/{name}/versions/{version}/infer", **options)
+    async def infer(name: str, inference: InferenceRequest, version: str | None = None) -> Any:
         """The best items for a batch of histories, all from one version."""
         check(name, version)
         try:
@@ -253,13 +283,22 @@ def _add_inference(app: FastAPI, service: Service) -> None:
             outputs = to_outputs(found, inference.outputs)
         except MalformedError as error:
             raise HTTPException(422, str(error)) from error
-        return InferenceResponse(
+        response = InferenceResponse(
             model_name=name,
             model_version=used.model,
             id=inference.id,
             parameters={"catalogue_version": used.catalogue},
             outputs=outputs,
         )
+        return _in_wanted_form(inference, response)
+
+
+def _in_wanted_form(inference: InferenceRequest, response: InferenceResponse) -> InferenceResponse | Response:
+    binary = binary_tensors.wanted_as_bytes(inference, [output.name for output in response.outputs])
+    if not binary:
+        return response
+    body, headers = binary_tensors.to_body(response, binary)
+    return Response(body, headers=headers)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:

@@ -89,6 +89,7 @@ def write_catalogue(
     *,
     item_ids: Sequence[str],
     titles: Sequence[str] | None,
+    tags: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """catalogue.npz and items.json.
 
@@ -98,6 +99,7 @@ def write_catalogue(
         codes: semantic IDs [N, L].
         item_ids: [N].
         titles: [N]; None: there are none.
+        tags: of each tag the item_index of those that have it, ascending; None: requests cannot name tags.
 
     Returns:
         The version of the catalogue: a sha256 over all of it.
@@ -108,6 +110,8 @@ def write_catalogue(
     items: dict[str, Any] = {"item_ids": list(item_ids)}
     if titles is not None:
         items["titles"] = list(titles)
+    if tags is not None:
+        items["tags"] = {tag: list(own) for tag, own in tags.items()}
     write_json(writer.path(runtime.ITEMS), items)
     digest = hashlib.sha256(json.dumps(items, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -1,7 +1,8 @@
-"""What every request passes first: the key, the size of its body, the clock. Plain ASGI; knows no route."""
+"""What every request passes first: the key, size and speed of its body, the clock. Plain ASGI; knows no route."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
@@ -28,13 +29,15 @@ class Gate:
     Args:
         app: the routes.
         max_body: bytes of a body.
+        timeout_s: seconds in which a body has to be there.
         key: what X-API-Key has to be; None: anything.
         observe: is told (route, status, seconds) of each request.
     """
 
-    def __init__(self, app: App, *, max_body: int, key: str | None, observe: Observe) -> None:
+    def __init__(self, app: App, *, max_body: int, timeout_s: float, key: str | None, observe: Observe) -> None:
         self.app = app
         self.max_body = max_body
+        self.timeout_s = timeout_s
         self.key = None if key is None else key.encode()
         self.observe = observe
 
@@ -59,17 +62,24 @@ class Gate:
 
     async def _pass(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            await refuse(send, 415, "the body is compressed; send it as it is")
+            return
         closed = self.key is not None and scope["path"] not in OPEN
         if closed and not hmac.compare_digest(headers.get(b"x-api-key", b""), self.key or b""):
             await refuse(send, 401, "X-API-Key is missing or not the key of this server")
             return
         try:
-            body = await self._read(headers.get(b"content-length", b""), receive)
+            async with asyncio.timeout(self.timeout_s):
+                body = await self._read(headers.get(b"content-length", b""), receive)
+        except TimeoutError:
+            await refuse(send, 408, f"the body was not there within {self.timeout_s:g} s", close=True)
+            return
         except TooLargeError:
             await refuse(send, 413, f"the body has more than {self.max_body} bytes")
             return
         if body is not None:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, replay(body, receive), send)
 
     async def _read(self, announced: bytes, receive: Receive) -> bytes | None:
         """The whole body; None if the client left."""
@@ -89,7 +99,7 @@ class Gate:
         return b"".join(parts)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives a body that was read, and then what comes after it."""
     given = False
 
@@ -103,9 +113,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def refuse(send: Send, status: int, line: str) -> None:
-    """An answer of one line of JSON, as every error here."""
+async def refuse(send: Send, status: int, line: str, *, close: bool = False) -> None:
+    """An answer of one line of JSON, as every error here; `close` ends the connection with it."""
     body = json.dumps({"error": line}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"connection", b"close")] if close else []
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

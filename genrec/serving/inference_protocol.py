@@ -3,9 +3,11 @@
 Inputs, B histories of up to T ids, padded with "" on either side:
 
     history BYTES [B, T]    exclude BYTES [B, D], optional    allow BYTES [B, A], optional    k INT64 [B], [1] or none
+    allow_tags BYTES [B, G] and deny_tags BYTES [B, H], optional: tags, "column=value"
 
-Outputs: item_id BYTES [B, K] padded with "", score FP64 [B, K] padded with 0, num_items and num_unknown INT64 [B].
-A row of `allow` that is all padding allows nothing. Data may be flat (row-major) or nested, as the protocol has it.
+Outputs: item_id BYTES [B, K] padded with "", score FP64 [B, K] padded with 0, num_items, num_unknown and
+num_unknown_tags INT64 [B]. A row of `allow` or `allow_tags` that is all padding allows nothing. Data may be flat
+(row-major) or nested, as the protocol has it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 
 from genrec.serving.answers import Answer, Request
 
-INPUTS = ("history", "exclude", "allow", "k")
-OUTPUTS = {"item_id": "BYTES", "score": "FP64", "num_items": "INT64", "num_unknown": "INT64"}
+LISTS = ("history", "exclude", "allow", "allow_tags", "deny_tags")  # BYTES, a row a history
+INPUTS = (*LISTS, "k")
+ROWS = {"item_id": "BYTES", "score": "FP64"}  # a row a history; the others are a number each
+OUTPUTS = ROWS | dict.fromkeys(("num_items", "num_unknown", "num_unknown_tags"), "INT64")
 DEFAULT_K = 10
 
 
@@ -71,22 +75,20 @@ def to_requests(inference: InferenceRequest, *, max_rows: int) -> list[Request]:
     """
     tensors = {tensor.name: tensor for tensor in inference.inputs}
     if len(tensors) < len(inference.inputs) or "history" not in tensors or not tensors.keys() <= set(INPUTS):
-        raise MalformedError("expected the inputs history and, each at most once, exclude, allow, k")
+        raise MalformedError(f"expected the inputs history and, each at most once, {', '.join(INPUTS[1:])}")
     for tensor in tensors.values():
         if tensor.shape[:1] > [max_rows]:
             raise MalformedError(f"{tensor.name}: expected at most {max_rows} rows")
-    histories = _rows(tensors["history"])
-    size = len(histories)
-    exclude = _rows(tensors["exclude"]) if "exclude" in tensors else [()] * size
-    allow = _rows(tensors["allow"]) if "allow" in tensors else [None] * size
+    lists: dict[str, Any] = {name: _rows(tensor) for name, tensor in tensors.items() if name in LISTS}
+    size = len(lists["history"])
+    for name, rows in lists.items():
+        if len(rows) != size:
+            raise MalformedError(f"{name} has to have as many rows as history, {size}")
     wanted = _counts(tensors["k"], size) if "k" in tensors else [DEFAULT_K] * size
-    if not len(exclude) == len(allow) == size:
-        raise MalformedError(f"exclude and allow have to have as many rows as history, {size}")
     unknown = {output.name for output in inference.outputs or ()} - OUTPUTS.keys()
     if unknown:
         raise MalformedError(f"no such output; there are {', '.join(OUTPUTS)}")
-    rows = zip(histories, wanted, exclude, allow, strict=True)
-    return [Request(history, k, denied, allowed) for history, k, denied, allowed in rows]
+    return [Request(k=k, **{name: rows[at] for name, rows in lists.items()}) for at, k in enumerate(wanted)]
 
 
 def to_outputs(answers: Sequence[Answer], wanted: Sequence[WantedOutput] | None) -> list[Tensor]:
@@ -102,6 +104,7 @@ def to_outputs(answers: Sequence[Answer], wanted: Sequence[WantedOutput] | None)
         ],
         "num_items": [len(answer.item_ids) for answer in answers],
         "num_unknown": [answer.num_unknown for answer in answers],
+        "num_unknown_tags": [answer.num_unknown_tags for answer in answers],
     }
     names = OUTPUTS if not wanted else dict.fromkeys(output.name for output in wanted)
     return [
@@ -112,24 +115,26 @@ def to_outputs(answers: Sequence[Answer], wanted: Sequence[WantedOutput] | None)
 
 def describe(name: str, version: str) -> dict[str, Any]:
     """The metadata of the model."""
-    shapes = {"history": [-1, -1], "exclude": [-1, -1], "allow": [-1, -1], "k": [-1]}
     return {
         "name": name,
         "versions": [version],
         "platform": "onnxruntime_onnx",
         "inputs": [
-            {"name": key, "datatype": "INT64" if key == "k" else "BYTES", "shape": shape}
-            for key, shape in shapes.items()
+            {"name": key, "datatype": "BYTES", "shape": [-1, -1]} if key in LISTS else _count(key) for key in INPUTS
         ],
         "outputs": [
-            {"name": key, "datatype": kind, "shape": [-1, -1] if key in ("item_id", "score") else [-1]}
+            {"name": key, "datatype": kind, "shape": [-1, -1]} if key in ROWS else _count(key)
             for key, kind in OUTPUTS.items()
         ],
     }
 
 
+def _count(name: str) -> dict[str, Any]:
+    return {"name": name, "datatype": "INT64", "shape": [-1]}
+
+
 def _output_shape(name: str, rows: int, width: int) -> list[int]:
-    return [rows, width] if name in ("item_id", "score") else [rows]
+    return [rows, width] if name in ROWS else [rows]
 
 
 def _rows(tensor: Tensor) -> list[tuple[str, ...]]:

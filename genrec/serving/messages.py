@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 ItemId = Annotated[StrictStr, Field(max_length=1024)]
+Tag = Annotated[StrictStr, Field(max_length=1024)]
 
 
 class RecommendRequest(BaseModel):
@@ -20,6 +21,12 @@ class RecommendRequest(BaseModel):
         [], description="item ids that must not come; of the history too, only those named here"
     )
     allow: list[ItemId] | None = Field(None, description="the only item ids that may come; null: all")
+    allow_tags: list[Tag] | None = Field(
+        None,
+        description="tags, 'column=value', of the items that may come: of each column that is named, an item needs one "
+        "of the tags; a tag that no item has allows nothing; null: no tag is needed",
+    )
+    deny_tags: list[Tag] = Field([], description="tags of items that must not come; one of them is enough")
     explain: StrictBool = Field(False, description="say which items of the history each recommendation is due to")
 
 
@@ -47,6 +54,7 @@ class RecommendResponse(BaseModel):
     model_version: str
     catalogue_version: str
     num_unknown: int = Field(description="ids of the request that the catalogue does not have; they are ignored")
+    num_unknown_tags: int = Field(description="tags of the request that no item of the catalogue has")
     is_popular: bool = Field(description="no item of the history is known: the most popular items, scores are counts")
 
 
@@ -61,6 +69,19 @@ class TitlesResponse(BaseModel):
     """The answer of ``GET /titles``."""
 
     items: list[TitledItem]
+
+
+class CountedTag(BaseModel):
+    """A tag that items have."""
+
+    tag: str = Field(description="column=value")
+    num_items: int
+
+
+class TagsResponse(BaseModel):
+    """The answer of ``GET /tags``."""
+
+    tags: list[CountedTag] = Field(description="those of most items first; none where the bundle has no tags")
 
 
 class ErrorResponse(BaseModel):

@@ -33,6 +33,7 @@ class Metrics:
         self.batches = Histogram("genrec_batch_rows", "histories searched together", buckets=ROWS, registry=registry)
         self.empty = Counter("genrec_empty_answers", "histories that got no item", registry=registry)
         self.unknown = Counter("genrec_unknown_items", "ids of requests that the catalogue lacks", registry=registry)
+        self.unknown_tags = Counter("genrec_unknown_tags", "tags of requests that no item has", registry=registry)
         self.errors = Counter("genrec_errors", "requests refused or failed", ["status"], registry=registry)
         self.swaps = Counter("genrec_swaps", "new bundles, taken or refused", ["outcome"], registry=registry)
         catalogue_age = Gauge("genrec_catalogue_age_seconds", "since the bundle was written", registry=registry)

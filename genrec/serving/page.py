@@ -26,7 +26,7 @@ HEADERS = {
 
 
 def search_titles(titles: Mapping[str, str], words: str, *, limit: int) -> list[str]:
-    """Item ids whose title has all the words, in any case; in the order of the catalogue.
+    """Item ids whose title has all the words, in any case; in the order of the mapping.
 
     >>> search_titles({"a": "Red card", "b": "Blue card", "c": "Red box"}, "RED ca", limit=5)
     ['a']

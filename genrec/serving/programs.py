@@ -30,6 +30,7 @@ def write_program(program: torch.export.ExportedProgram, path: Path, *, form: st
         ConfigError: it cannot be compiled here.
     """
     if form == "torch_export":
+        program.example_inputs = None  # a whole catalogue
         with path.open("wb") as file:
             torch.export.save(program, file)
         return

@@ -26,6 +26,7 @@ BUNDLE_FORMAT = 1
 MANIFEST, CONFIG, CATALOGUE, ITEMS = "manifest.json", "config.json", "catalogue.npz", "items.json"
 MODEL, PREPARE, PROBES, PARITY = "model.onnx", "prepare.onnx", "probes.npz", "parity.json"
 TOLERANCE = 1e-4
+_NO_ITEMS = np.zeros(0, dtype=np.int64)
 
 
 class BundleError(Exception):
@@ -70,12 +71,14 @@ class Recommendations:
             recommender, what a hybrid makes of both; training counts where `is_popular`.
         num_unknown: [B] ids of the request's lists that are not in the catalogue, and were ignored.
         is_popular: [B] whether no item of the history is known, so that the list is one of popularity.
+        num_unknown_tags: [B] tags of the request that no item has.
     """
 
     item_ids: list[list[str]]
     scores: list[list[float]]
     num_unknown: list[int]
     is_popular: list[bool]
+    num_unknown_tags: list[int]
 
 
 def engine() -> Any:
@@ -103,6 +106,8 @@ class CandidateGenerator:
         item_ids: [N] id of each item_index.
         titles: [N], or None where the catalogue has none.
         codes: [N, L] semantic ID of each item.
+        tags: of each tag, "column=value", the items that have it (item_index, ascending); None where the bundle was
+            exported without tags.
     """
 
     def __init__(self, folder: Path, *, num_threads: int = 1) -> None:
@@ -116,6 +121,8 @@ class CandidateGenerator:
         self.item_ids: list[str] = items["item_ids"]
         self.titles: list[str] | None = items.get("titles")
         self.codes = catalogue.pop("codes")
+        tags: dict[str, list[int]] | None = items.get("tags")
+        self.tags = None if tags is None else {tag: np.array(own, dtype=np.int64) for tag, own in tags.items()}
         self._index = {item_id: index for index, item_id in enumerate(self.item_ids)}
         self._open(folder, catalogue, num_threads)
 
@@ -163,6 +170,8 @@ class CandidateGenerator:
         exclude: Sequence[Sequence[str]] | None = None,
         exclude_seen: bool = False,
         allow: Sequence[Sequence[str] | None] | None = None,
+        allow_tags: Sequence[Sequence[str] | None] | None = None,
+        deny_tags: Sequence[Sequence[str]] | None = None,
     ) -> Recommendations:
         """The k best items for each of B histories.
 
@@ -174,29 +183,36 @@ class CandidateGenerator:
             exclude: [B] item ids that must not be recommended.
             exclude_seen: leave out the items of the (whole) history as well.
             allow: [B] the only item ids that may be recommended, None for all.
+            allow_tags: [B] tags ("column=value") of the items that may be recommended, None for all: of every column
+                that is named, an item needs one of the tags. A tag that no item has allows nothing, and is counted.
+            deny_tags: [B] tags of items that must not be recommended: one of them is enough.
 
         Raises:
-            RequestError: k out of range, or lists of another length than the histories.
+            RequestError: k out of range, lists of another length than the histories, or tags where the bundle has none.
         """
         if not 1 <= k <= self.limits.max_candidates:
             raise RequestError(f"k is out of range (expected 1 to {self.limits.max_candidates}, found {k})")
-        for name, lists in (("exclude", exclude), ("allow", allow)):
+        named = {"exclude": exclude, "allow": allow, "allow_tags": allow_tags, "deny_tags": deny_tags}
+        for name, lists in named.items():
             if lists is not None and len(lists) != len(histories):
                 raise RequestError(f"{name} needs one list a history (expected {len(histories)}, found {len(lists)})")
         if not histories:
-            return Recommendations([], [], [], [])
+            return Recommendations([], [], [], [], [])
         unknown = [0] * len(histories)
         known = self._indices(histories, unknown)
         denied = self._indices(exclude or [[]] * len(histories), unknown)
         if exclude_seen:
             denied = [[*row, *seen] for row, seen in zip(denied, known, strict=True)]
-        items, scores = self.search(known, denied, self._allowed(allow, len(histories), unknown))
+        may = self._allowed(allow, len(histories), unknown)
+        unknown_tags = self._apply_tags(may, allow_tags or [None] * len(may), deny_tags or [[]] * len(may))
+        items, scores = self.search(known, denied, may)
         is_found = items[:, :k] >= 0
         return Recommendations(
             [[self.item_ids[item] for item in row[own]] for row, own in zip(items[:, :k], is_found, strict=True)],
             [row[own].tolist() for row, own in zip(scores[:, :k], is_found, strict=True)],
             unknown,
             [not row for row in known],
+            unknown_tags,
         )
 
     def search(
@@ -243,6 +259,39 @@ class CandidateGenerator:
                 mask[place] = False
                 mask[place, items] = True
         return mask
+
+    def _apply_tags(
+        self, may: np.ndarray, allow: Sequence[Sequence[str] | None], deny: Sequence[Sequence[str]]
+    ) -> list[int]:
+        """Leaves in `may`, bool [B, N], what the tags admit; of each request, how many of its tags no item has."""
+        if not any(deny) and all(tags is None for tags in allow):
+            return [0] * len(may)
+        if self.tags is None:
+            raise RequestError("this bundle has no tags; export it with tags=[brand,categories]")
+        for row, wanted, unwanted in zip(may, allow, deny, strict=True):
+            if wanted is not None:
+                row &= self._having(wanted)
+            for tag in set(unwanted):
+                row[self._tagged(tag)] = False
+        every = [(*(wanted or ()), *unwanted) for wanted, unwanted in zip(allow, deny, strict=True)]
+        return [sum(tag not in self.tags for tag in tags) for tags in every]
+
+    def _having(self, tags: Sequence[str]) -> np.ndarray:
+        """bool [N]: items that have, of every column that is named, one of the tags; none if there is no tag."""
+        columns: dict[str, list[np.ndarray]] = {}
+        for tag in set(tags):
+            columns.setdefault(tag.partition("=")[0], []).append(self._tagged(tag))
+        may = np.full(self.num_items, bool(columns))
+        for lists in columns.values():
+            own = np.zeros_like(may)
+            own[np.concatenate(lists)] = True
+            may &= own
+            if not may.any():
+                break
+        return may
+
+    def _tagged(self, tag: str) -> np.ndarray:
+        return (self.tags or {}).get(tag, _NO_ITEMS)
 
 
 def check_manifest(folder: Path) -> dict[str, Any]:
@@ -387,6 +436,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", type=int, default=10, help="items to recommend")
     parser.add_argument("--exclude", help="item ids that must not come")
     parser.add_argument("--allow", help="the only item ids that may come")
+    parser.add_argument(
+        "--allow-tags", nargs="+", metavar="COLUMN=VALUE", help="tags, one of which (of each column) an item needs"
+    )
+    parser.add_argument(
+        "--deny-tags", nargs="+", metavar="COLUMN=VALUE", default=[], help="tags of items that must not come"
+    )
     parser.add_argument("--keep-seen", action="store_true", help="items of the history may come again")
     parser.add_argument("--parity", action="store_true", help="compare with the probes and print the certificate")
     parser.add_argument("--unsealed", action="store_true", help="a bundle that is still being written: no manifest yet")
@@ -404,6 +459,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             exclude=[_split(words.exclude)],
             exclude_seen=not words.keep_seen,
             allow=None if words.allow is None else [_split(words.allow)],
+            allow_tags=None if words.allow_tags is None else [words.allow_tags],
+            deny_tags=[words.deny_tags],
         )
     except (BundleError, RequestError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -413,6 +470,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(f"{item_id}\t{score:.4f}\t{titles.get(item_id, '')}".rstrip() + "\n")
     if found.num_unknown[0]:
         sys.stderr.write(f"{found.num_unknown[0]} unknown item ids were ignored\n")
+    if found.num_unknown_tags[0]:
+        sys.stderr.write(f"no item has {found.num_unknown_tags[0]} of the tags\n")
     return 0
 
 

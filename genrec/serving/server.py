@@ -19,6 +19,7 @@ from genrec.config.serving import ServeConfig
 from genrec.errors import ConfigError, GenrecError
 from genrec.serving.app import build_app
 from genrec.serving.open_bundle import open_bundle
+from genrec.serving.patience import PatientProtocol
 from genrec.serving.settings import read_key, read_settings
 from genrec.serving.swap import Versions
 
@@ -37,6 +38,7 @@ def serve(config: ServeConfig) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             build_app(config, versions, key=key),
+            http=partial(PatientProtocol, timeout_s=config.timeout_s),  # pyright: ignore[reportArgumentType]
             log_config=None,
             access_log=False,
             server_header=False,

@@ -44,6 +44,7 @@ class Version:
         created: when the bundle was written, seconds since 1970.
         max_k: items that an answer can have.
         titles: by item id; empty if the bundle has none.
+        tags: items that have each tag, those of most items first; empty if the bundle has none.
     """
 
     generator: Any
@@ -53,6 +54,7 @@ class Version:
     created: float
     max_k: int
     titles: Mapping[str, str]
+    tags: Mapping[str, int]
 
     def title(self, item_id: str) -> str | None:
         """The title of an item, if there is one."""
@@ -115,6 +117,7 @@ def open_version(root: Path, load: Load) -> Version:
         created=datetime.fromisoformat(json.loads((folder / MANIFEST).read_text("utf-8"))["created"]).timestamp(),
         max_k=generator.limits.max_candidates,
         titles=dict(zip(generator.item_ids, generator.titles or (), strict=False)),
+        tags={tag: len(items) for tag, items in sorted((generator.tags or {}).items(), key=lambda pair: -len(pair[1]))},
     )
 
 

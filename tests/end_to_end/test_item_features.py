@@ -150,7 +150,7 @@ def write_newer(road: Path, folder: Path) -> None:
 
 def test_features_that_are_not_there_are_refused(road: Path, tmp_path: Path) -> None:
     line = fails(*train(road, tmp_path / "run", "model.item_features=[category]"), code=2)
-    assert "key 'model.item_features': the dataset has no such item feature (expected any of title, brand, cate" in line
+    assert "key 'model.item_features': the items have no such column of text (expected any of title, brand" in line
     assert "found category)" in line
     assert not (tmp_path / "run").exists()
 

@@ -144,6 +144,21 @@ def test_wrong_users_and_words_are_one_line(road: Path, tmp_path: Path) -> None:
     assert "missing values: users" in fails("recommend", "bundle=b", "output=o", code=2)
 
 
+def test_tags_filter_the_items_of_all_users(road: Path, tmp_path: Path) -> None:
+    tags = {"allow_tags": ["digit=1", "digit=2", "parity=odd"], "deny_tags": ["digit=3"]}
+    more = [f"{name}={json.dumps(words)}" for name, words in tags.items()]
+    works(*words(road, tmp_path / "o", *more, "exclude_seen=false"))
+    found = [(user, item) for user, _, item, *_ in rows(tmp_path / "o")]
+    assert found == [(str(user), item) for user in range(NUM_USERS) for item, _ in expected(history(user), 10, **tags)]
+    assert "found other allow_tags, exclude_seen" in fails(*words(road, tmp_path / "o", *more[1:]), code=2)
+    line = fails(*words(road, tmp_path / "x", "deny_tags=[digit=1,parity=evn]"), code=2)
+    assert "key 'deny_tags': no item has this tag (expected 'parity=even'" in line
+    assert "deny_tags: only a bundle" in fails("recommend", "dataset=d", "recommender=r", "output=o", more[1], code=2)
+    write(tmp_path / "b", model="m1", catalogue="c1", tagged=False)
+    bare = [f"bundle={tmp_path}/b", f"users={road}/u.parquet", f"output={tmp_path}/x", more[0]]
+    assert "the bundle has no tags; export" in fails("recommend", *bare, code=2)
+
+
 def test_no_users_are_an_empty_table(road: Path, tmp_path: Path) -> None:
     write_users(tmp_path / "none.parquet", 0)
     works("recommend", f"bundle={road}/b", f"users={tmp_path}/none.parquet", f"output={tmp_path}/o")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from command_line import fails
 from served import Served
@@ -47,6 +48,54 @@ def test_a_server_answers_and_ends_in_order(bundle: Path, tmp_path: Path) -> Non
         assert last[0].json() == answer
 
 
+HEAD = b"POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def test_who_sends_too_slowly_is_told_and_let_go(bundle: Path, tmp_path: Path) -> None:
+    with Served(bundle, "--timeout-s", "0.2", log=tmp_path / "log") as server:
+        url = httpx.URL(server.url)
+        answer = send_slowly(url, HEAD + b"Content-Length: 500\r\n\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'{"error": "the body was not there within 0.2 s"}' in answer
+        assert send_slowly(url, HEAD) == send_slowly(url, b"") == b""
+        whole = HEAD + b'Content-Length: 15\r\n\r\n{"history": []}'
+        answer = send_slowly(url, whole + b"G")  # a second request that never gets further
+        assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 200 ") == 1
+        assert server.client.post("/recommend", json={"history": ["i3"]}).status_code == 200
+        assert 'genrec_errors_total{status="408"} 1.0' in server.client.get("/metrics").text
+        assert server.end() == 0
+
+
+def send_slowly(url: httpx.URL, start: bytes) -> bytes:
+    """All that comes back after `start` and, as long as the server listens, a byte now and then."""
+    with socket.create_connection((url.host, url.port or 0), timeout=20) as slow:
+        slow.sendall(start)
+        answer, ended = b"", threading.Event()
+        drip = threading.Thread(target=lambda: drip_until(ended, slow))
+        drip.start()
+        while part := receive(slow):
+            answer += part
+        ended.set()
+        drip.join()
+    return answer
+
+
+def drip_until(ended: threading.Event, slow: socket.socket) -> None:
+    while not ended.wait(0.05):
+        try:
+            slow.sendall(b"x")
+        except OSError:
+            return
+
+
+def receive(slow: socket.socket) -> bytes:
+    """What comes next; nothing when the other side has ended, in order or because we went on sending."""
+    try:
+        return slow.recv(4096)
+    except ConnectionError:
+        return b""
+
+
 def test_the_server_imports_none_of_the_heavy_packages() -> None:
     code = (
         f"import sys, genrec.serving.server\nfound = set('{HEAVY}'.split()) & set(sys.modules)\nassert not found, found"
@@ -73,6 +122,41 @@ def test_what_cannot_be_served_is_one_line(bundle: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("binary", [False, True])
+def test_triton_s_own_client_is_answered(bundle: Path, tmp_path: Path, binary: bool) -> None:
+    http = pytest.importorskip("tritonclient.http", reason="needs tritonclient[http], which no extra brings")
+    with Served(bundle, log=tmp_path / "log") as server:
+        client = http.InferenceServerClient(server.url.removeprefix("http://"))
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("genrec")
+        assert not client.is_model_ready("other")
+        inputs = []
+        for described in client.get_model_metadata("genrec")["inputs"]:
+            name, datatype = described["name"], described["datatype"]
+            value = {"history": [["i3", "i7"], ["", "i1"]], "deny_tags": [["digit=9"], [""]], "k": [3, 2]}.get(name)
+            if value is not None:
+                array = np.array(value, dtype=np.int64 if datatype == "INT64" else object)
+                inputs.append(http.InferInput(name, array.shape, datatype))
+                inputs[-1].set_data_from_numpy(array, binary_data=binary)
+        names = ("item_id", "score", "num_items")
+        outputs = None if binary else [http.InferRequestedOutput(name, binary_data=False) for name in names]
+        found = client.infer("genrec", inputs, outputs=outputs)
+        items, scores, sizes = (found.as_numpy(name).tolist() for name in names)
+        assert [[item.decode() if binary else item for item in row] for row in items] == [
+            ["i8", "i10", "i11"],
+            ["i2", "i3", ""],
+        ]
+        assert (scores, sizes) == ([[0.5, -1.5, -2.5], [0.0, -1.0, 0.0]], [3, 2])
+        wrong = http.InferInput("k", [1], "BYTES")
+        wrong.set_data_from_numpy(np.array(["3"], dtype=object), binary_data=binary)
+        with pytest.raises(Exception, match="expected the datatype INT64"):
+            client.infer("genrec", [inputs[0], wrong])
+        client.close()
+        assert server.end() == 0
+
+
+@pytest.mark.slow
 def test_a_browser_shows_recommendations_and_why(bundle: Path, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
@@ -87,17 +171,25 @@ def test_a_browser_shows_recommendations_and_why(bundle: Path, tmp_path: Path) -
     ]
     look = ["--virtual-time-budget=20000", "--dump-dom"]
     with Served(bundle, log=tmp_path / "log") as server:
-        done = subprocess.run(
-            [browser, "--headless", *quiet, *look, f"--user-data-dir={tmp_path}/profile", f"{server.url}/#i3,i7"],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
+        done, tagged = (
+            subprocess.run(
+                [browser, "--headless", *quiet, *look, f"--user-data-dir={tmp_path}/profile", f"{server.url}/{page}"],
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+            for page in ("#i3,i7", "?tag=digit%3D1&tag=parity%3Dodd&tag=digit%3Dx#i3,i7")
         )
     assert '<button type="button" title="take out">i3</button>' in done.stdout, done.stderr[-2000:]
     shown = re.findall(r"<li>(Title of [^<]*)<small>score", done.stdout)
     assert shown == [f"Title of &lt;b&gt;{number}&lt;/b&gt;" for number in range(8, 18)]
     assert "because of Title of &lt;b&gt;3&lt;/b&gt; (+0.50)" in done.stdout
+    assert '<option value="parity=even">25 items</option>' in done.stdout
+    assert '<button type="button" title="take out">parity=odd</button>' in tagged.stdout, tagged.stderr[-2000:]
+    shown = re.findall(r"<li>Title of &lt;b&gt;(\d+)&lt;/b&gt;<small>score", tagged.stdout)
+    assert shown == ["11", "13", "15", "17", "19", "21", "31", "41", "1"]
+    assert "no item has 1 of the tags" in tagged.stdout
     assert "model m1, catalogue c1" in done.stdout
 
 

@@ -31,6 +31,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 ITEMS = st.lists(st.sampled_from([f"i{number}" for number in range(60)]) | st.text(max_size=5), max_size=8)
+TAGS = st.lists(st.sampled_from(["parity=even", "digit=1", "digit=2", "digit=x"]) | st.text(max_size=5), max_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,18 @@ def test_requests_made_from_the_description_get_documented_answers(server: Serve
 
 
 @PATIENT
-@given(body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()), route=st.integers(0, 1))
-def test_any_body_is_answered_or_refused_in_one_line(server: Served, body: bytes, route: int) -> None:
+@given(
+    body=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()),
+    route=st.integers(0, 1),
+    length=st.none() | st.integers(-2, 60),
+)
+def test_any_body_is_answered_or_refused_in_one_line(
+    server: Served, body: bytes, route: int, length: int | None
+) -> None:
     path = ("/recommend", "/v2/models/genrec/infer")[route]
-    answer = server.client.post(path, content=body, headers={"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    headers |= {} if length is None else {"Inference-Header-Content-Length": str(length)}
+    answer = server.client.post(path, content=body, headers=headers)
     assert answer.status_code in (200, 400, 422)
     if answer.status_code != 200:
         assert list(answer.json()) == ["error"]
@@ -93,14 +102,21 @@ def test_any_tensor_is_answered_or_refused(
 
 
 @PATIENT
-@given(history=ITEMS, k=st.integers(-1, 25), exclude=ITEMS, allow=st.none() | ITEMS, explain=st.booleans())
+@given(
+    history=ITEMS,
+    k=st.integers(-1, 25),
+    constraint=st.fixed_dictionaries(
+        {"exclude": ITEMS, "allow": st.none() | ITEMS, "allow_tags": st.none() | TAGS, "deny_tags": TAGS}
+    ),
+    explain=st.booleans(),
+)
 def test_every_sound_request_gets_the_foretold_answer(
-    server: Served, history: list[str], k: int, exclude: list[str], allow: list[str] | None, explain: bool
+    server: Served, history: list[str], k: int, constraint: dict[str, Any], explain: bool
 ) -> None:
-    body = {"history": history, "k": k, "exclude": exclude, "allow": allow, "explain": explain}
+    body = {"history": history, "k": k, "explain": explain, **constraint}
     answer = server.client.post("/recommend", json=body)
     if not 1 <= k <= 20:
         assert answer.status_code == 422
         return
     pairs = [(item["item_id"], item["score"]) for item in answer.json()["items"]]
-    assert pairs == expected(history, k, exclude=exclude, allow=allow)
+    assert pairs == expected(history, k, **constraint)

@@ -2,14 +2,16 @@
 
 Items are i0, i1, ... in a circle. After a history whose last item is n come n + shift, n + shift + 1, ... with the
 scores 0, -1, ..., and half a point more for a history of several items, so that there is something to explain. An empty
-history gets i0, i1, ... with the counts num_items, num_items - 1, ...
+history gets i0, i1, ... with the counts num_items, num_items - 1, ... Tags: i12 has "parity=even", "digit=1" and
+"digit=2".
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +28,8 @@ def expected(
     *,
     exclude: Iterable[str] = (),
     allow: Iterable[str] | None = None,
+    allow_tags: Iterable[str] | None = None,
+    deny_tags: Iterable[str] = (),
     size: int = 50,
     shift: int = 1,
 ) -> list[tuple[str, float]]:
@@ -36,18 +40,52 @@ def expected(
     else:
         order = [(number, size - number) for number in range(size)]
     named = [(f"i{number}", float(score)) for number, score in order]
-    return [pair for pair in named if pair[0] not in set(exclude) and (allow is None or pair[0] in set(allow))][:k]
+    may = admissible({item: tags(item) for item, _ in named}, allow_tags, deny_tags)
+    may = may - set(exclude) if allow is None else may & set(allow) - set(exclude)
+    return [pair for pair in named if pair[0] in may][:k]
 
 
-def write(folder: Path, *, model: str, catalogue: str, size: int = 50, shift: int = 1, spoil: bool = False) -> Path:
-    """Writes the bundle; `spoil` makes its probes expect other scores than the graph gives."""
+def tags(item: str) -> set[str]:
+    """Those of an item of this bundle."""
+    return {f"parity={('even', 'odd')[int(item[1:]) % 2]}", *(f"digit={digit}" for digit in item[1:])}
+
+
+def admissible(
+    tagged: Mapping[str, Collection[str]], allow_tags: Iterable[str] | None = None, deny_tags: Iterable[str] = ()
+) -> set[str]:
+    """Items that a request by tags admits, the obvious way: sets, united in a column, intersected, subtracted."""
+    may = set(tagged)
+    if allow_tags is not None:
+        by_column = dict[str, set[str]]()
+        for tag in allow_tags:
+            having = {item for item, own in tagged.items() if tag in own}
+            by_column[tag.split("=")[0]] = by_column.get(tag.split("=")[0], set()) | having
+        may = set.intersection(*by_column.values()) if by_column else set()
+    return may - {item for item, own in tagged.items() if set(own) & set(deny_tags)}
+
+
+def write(
+    folder: Path,
+    *,
+    model: str,
+    catalogue: str,
+    size: int = 50,
+    shift: int = 1,
+    tagged: bool = True,
+    spoil: bool = False,
+) -> Path:
+    """Writes the bundle, with or without tags; `spoil` makes its probes expect other scores than the graph gives."""
     names = [f"i{number}" for number in range(size)]
     with write_artifact(folder, kind="bundle", facts={"bundle_format": 1}, parents={}) as writer:
         onnx.save(_graph(size), str(writer.path("model.onnx")))
         config = {"model_version": model, "catalogue_version": catalogue, "num_candidates": MOST, "history_length": 50}
         writer.path("config.json").write_text(json.dumps(config))
         titles = [f"Title of <b>{number}</b>" for number in range(size)]
-        writer.path("items.json").write_text(json.dumps({"item_ids": names, "titles": titles}))
+        items: dict[str, Any] = {"item_ids": names, "titles": titles}
+        if tagged:
+            words = sorted(set[str]().union(*map(tags, names)))
+            items["tags"] = {word: [at for at, name in enumerate(names) if word in tags(name)] for word in words}
+        writer.path("items.json").write_text(json.dumps(items))
         popularity = np.arange(size, 0, -1, dtype=np.float32)
         codes = np.arange(size, dtype=np.int32)[:, None]
         np.savez(writer.path("catalogue.npz"), codes=codes, popularity=popularity, shift=np.array(shift))

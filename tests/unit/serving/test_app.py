@@ -19,7 +19,7 @@ from genrec.config.serving import ServeConfig
 from genrec.serving.app import build_app
 from genrec.serving.open_bundle import open_bundle
 from genrec.serving.swap import Load, Versions
-from oracles.table_bundle import write
+from oracles.table_bundle import expected, write
 
 
 def make(folder: Path, *, key: str | None = None, load: Load = open_bundle, **options: Any) -> TestClient:
@@ -68,11 +68,47 @@ def test_an_answer_names_items_titles_and_versions(client: TestClient) -> None:
         "model_version": "m1",
         "catalogue_version": "c1",
         "num_unknown": 1,
+        "num_unknown_tags": 0,
         "is_popular": False,
     }
     only = post(client, history=["i3"], allow=["i9", "i4", "nobody"]).json()["items"]
     assert [item["item_id"] for item in only] == ["i4", "i9"]
     assert post(client, history=["i3"], allow=[]).json()["items"] == []
+
+
+def test_tags_leave_what_has_one_of_each_column_and_none_of_the_denied(client: TestClient) -> None:
+    asked: dict[str, Any] = {
+        "history": ["i3"],
+        "allow_tags": ["digit=1", "digit=2", "parity=odd"],
+        "deny_tags": ["digit=3"],
+    }
+    answer = post(client, **asked, k=20, explain=True).json()
+    found = [(item["item_id"], item["score"]) for item in answer["items"]]
+    assert found == expected(["i3"], 20, allow_tags=asked["allow_tags"], deny_tags=["digit=3"])
+    assert [item for item, _ in found] == ["i11", "i15", "i17", "i19", "i21", "i25", "i27", "i29", "i41", "i1"]
+    assert [item["item_id"] for item in post(client, **asked, allow=["i12", "i13", "i15"]).json()["items"]] == ["i15"]
+    none = post(client, history=["i3"], allow_tags=["colour=red", "digit=1"], deny_tags=["colour=blue"]).json()
+    assert (none["items"], none["num_unknown_tags"]) == ([], 2)
+    assert post(client, history=["i3"], allow_tags=[]).json()["items"] == []
+    assert post(client, history=["i3"], deny_tags=["digit=4"], k=1).json()["items"][0]["item_id"] == "i5"
+
+
+def test_tags_are_found_by_their_words(client: TestClient) -> None:
+    found = client.get("/tags", params={"q": "PAR"}).json()
+    assert found == {"tags": [{"tag": "parity=even", "num_items": 25}, {"tag": "parity=odd", "num_items": 25}]}
+    sizes = [entry["num_items"] for entry in client.get("/tags", params={"limit": 5}).json()["tags"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 5
+
+
+def test_a_bundle_without_tags_says_so_when_it_is_asked_by_tags(tmp_path: Path) -> None:
+    with make(write(tmp_path / "b", model="m1", catalogue="c1", tagged=False)) as client:
+        for asked in ({"allow_tags": []}, {"deny_tags": ["digit=1"]}):
+            answer = post(client, history=["i3"], **asked)
+            line = "this bundle has no tags; export it with tags=[brand,categories]"
+            assert (answer.status_code, answer.json()) == (422, {"error": line})
+        assert client.get("/tags").json() == {"tags": []}
+        assert post(client, history=["i3"]).status_code == 200
 
 
 def test_an_explanation_names_the_items_that_spoke_for_it(client: TestClient) -> None:
@@ -92,6 +128,7 @@ def test_an_explanation_names_the_items_that_spoke_for_it(client: TestClient) ->
         (b'{"history": [], "k": 0}', 422, "k: Input should be greater"),
         (b'{"history": ["\\ud800"]}', 422, "history.0"),
         (b'{"history": ["\\ud800"], "\\ud800": 1}', 422, ""),
+        (json.dumps({"history": [], "deny_tags": ["a=b"] * 101}).encode(), 422, "deny_tags: expected at most 100 tags"),
         (json.dumps({"history": ["i1"] * 101}).encode(), 422, "history: expected at most 100 items, found 101"),
         (b'{"history": ["' + b"x" * 5000 + b'"]}', 413, "more than 4096 bytes"),
         (b"[" * 4000, 400, "parsing the body"),
@@ -166,6 +203,8 @@ def test_inference_answers_each_row_with_its_own_k_and_lists(client: TestClient)
         tensor("k", [2], [2, 3], "INT64"),
         tensor("exclude", [2, 1], [["i8"], [""]]),
         tensor("allow", [2, 4], ["i8", "i9", "i10", "i11", "i2", "", "", "x"]),
+        tensor("allow_tags", [2, 2], ["digit=9", "digit=1", "parity=even", "digit=2"]),
+        tensor("deny_tags", [2, 1], [["digit=0"], ["red"]]),
     ]
     answer = client.post("/v2/models/genrec/infer", json={"id": "q", "inputs": inputs})
     assert answer.status_code == 200, answer.text
@@ -173,10 +212,11 @@ def test_inference_answers_each_row_with_its_own_k_and_lists(client: TestClient)
     assert (body["model_name"], body["model_version"], body["id"]) == ("genrec", "m1", "q")
     assert body["parameters"] == {"catalogue_version": "c1"}
     out = {part["name"]: (part["datatype"], part["shape"], part["data"]) for part in body["outputs"]}
-    assert out["item_id"] == ("BYTES", [2, 2], ["i9", "i10", "i2", ""])
-    assert out["score"] == ("FP64", [2, 2], [-0.5, -1.5, 0.0, 0.0])
+    assert out["item_id"] == ("BYTES", [2, 2], ["i9", "i11", "i2", ""])
+    assert out["score"] == ("FP64", [2, 2], [-0.5, -2.5, 0.0, 0.0])
     assert out["num_items"] == ("INT64", [2], [2, 1])
     assert out["num_unknown"] == ("INT64", [2], [0, 1])
+    assert out["num_unknown_tags"] == ("INT64", [2], [0, 1])
     nested = {**HISTORY, "data": [["i3", "i7"], ["", "i1"]]}
     wanted = {"inputs": [nested], "outputs": [{"name": "num_items"}]}
     assert client.post("/v2/models/genrec/versions/m1/infer", json=wanted).json()["outputs"] == [
@@ -200,7 +240,8 @@ def test_inference_answers_each_row_with_its_own_k_and_lists(client: TestClient)
         ([HISTORY, tensor("k", [1], [True], "INT64")], "expected values of the type integer"),
         ([HISTORY, tensor("k", [1], [10**30], "INT64")], "k: expected 1 to 20"),
         ([HISTORY, tensor("k", [3], [1, 1, 1], "INT64")], "k: expected the shape"),
-        ([HISTORY, tensor("allow", [1, 1], ["i3"])], "as many rows as history, 2"),
+        ([HISTORY, tensor("allow", [1, 1], ["i3"])], "allow has to have as many rows as history, 2"),
+        ([HISTORY, tensor("deny_tags", [1, 1], ["a=b"])], "deny_tags has to have as many rows as history, 2"),
     ],
 )
 def test_inference_refuses_what_is_no_request(client: TestClient, inputs: list[Any], line: str) -> None:
@@ -221,7 +262,9 @@ def test_the_protocol_s_descriptions(client: TestClient) -> None:
     metadata = client.get("/v2/models/genrec").json()
     assert metadata == client.get("/v2/models/genrec/versions/m1").json()
     assert (metadata["name"], metadata["versions"]) == ("genrec", ["m1"])
-    assert [part["name"] for part in metadata["inputs"]] == ["history", "exclude", "allow", "k"]
+    assert [part["name"] for part in metadata["inputs"]] == [
+        *("history", "exclude", "allow", "allow_tags", "deny_tags", "k")
+    ]
     assert client.get("/v2/models/genrec/ready").json() == {"name": "genrec", "ready": True}
     for path in ("/v2/models/other", "/v2/models/genrec/versions/m0", "/v2/models/genrec/versions/m0/ready"):
         assert client.get(path).status_code == 404
@@ -234,17 +277,19 @@ def test_metrics_count_what_happened(folder: Path) -> None:
     with make(folder) as client:
         post(client, history=["nobody", "i1"])
         post(client, history=[], allow=[])
+        post(client, history=["i1"], deny_tags=["colour=red", "digit=4"])
         post(client, history=[], k=99)
         client.get("/x/y")
         text = client.get("/metrics").text
     for line in (
         "genrec_unknown_items_total 1.0",
         "genrec_empty_answers_total 1.0",
+        "genrec_unknown_tags_total 1.0",
         'genrec_errors_total{status="422"} 1.0',
         'genrec_errors_total{status="404"} 1.0',
-        'genrec_request_seconds_count{route="/recommend",status="200"} 2.0',
+        'genrec_request_seconds_count{route="/recommend",status="200"} 3.0',
         'genrec_request_seconds_count{route="other",status="404"} 1.0',
-        "genrec_batch_rows_sum 2.0",
+        "genrec_batch_rows_sum 3.0",
         'genrec_version{catalogue="c1",model="m1"} 1.0',
         "genrec_waiting_rows 0.0",
     ):

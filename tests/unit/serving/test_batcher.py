@@ -26,6 +26,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> CandidateGenerator:
 
 
 ITEMS = st.sampled_from([f"i{number}" for number in range(52)])  # i50 and i51 are unknown
+TAGS = st.sampled_from(["parity=even", "parity=odd", "digit=1", "digit=4", "digit=x", "red"])  # two of them no item's
 REQUESTS = st.builds(
     Request,
     history=st.lists(ITEMS, max_size=5).map(tuple),
@@ -33,6 +34,8 @@ REQUESTS = st.builds(
     exclude=st.lists(ITEMS, max_size=30).map(tuple),
     allow=st.none() | st.lists(ITEMS, max_size=5).map(tuple),
     explain=st.booleans(),
+    allow_tags=st.none() | st.lists(TAGS, max_size=4).map(tuple),
+    deny_tags=st.lists(TAGS, max_size=2).map(tuple),
 )
 
 
@@ -43,7 +46,10 @@ def test_a_request_gets_what_it_would_get_alone(table: CandidateGenerator, reque
     assert together == [answer(table, [request], max_batch=1)[0] for request in requests]
     for request, found in zip(requests, together, strict=True):
         pairs = list(zip(found.item_ids, found.scores, strict=True))
-        assert pairs == expected(request.history, request.k, exclude=request.exclude, allow=request.allow)
+        given = {name: getattr(request, name) for name in ("exclude", "allow", "allow_tags", "deny_tags")}
+        assert pairs == expected(request.history, request.k, **given)
+        words = (*(request.allow_tags or ()), *request.deny_tags)
+        assert found.num_unknown_tags == sum(word in ("digit=x", "red") for word in words)
         named = (*request.history, *request.exclude, *(request.allow or ()))
         assert found.num_unknown == sum(item in ("i50", "i51") for item in named)
         assert (found.reasons is not None) is request.explain
@@ -82,6 +88,7 @@ class Gated:
             scores=[[0.0] * k for _ in histories],
             num_unknown=[0] * len(histories),
             is_popular=[False] * len(histories),
+            num_unknown_tags=[0] * len(histories),
         )
 
 
