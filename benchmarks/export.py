@@ -1,13 +1,14 @@
 """One request on a CPU: what is exported of a search, as ratios to the eager one and to transformers' generation.
 
-    OMP_NUM_THREADS=1 python benchmarks/export.py [--bundle DIR --recommender DIR --dataset DIR] [--torch]
-        [--transformers]
+    OMP_NUM_THREADS=1 python benchmarks/export.py [--bundle DIR --recommender DIR --dataset DIR] [--value-guided]
+        [--torch] [--transformers]
 
 Without folders: an untrained recommender of the size of Beauty's best one, with random codes and a random memory, which
-is exported first (a minute or two). Rounds alternate between the rows, so that a busy machine slows all of them alike.
-Histories are random items; T5 (4 + 4 layers, random weights) reads the last 20, as APAO trains it, and finds as many
-codes by as many beams, the trie as a dict behind `prefix_allowed_tokens_fn`. Leaves with 1 if the ONNX graph is not 1.5
-times as fast as the eager search, and 25 times as fast as T5's generation if that is measured.
+is exported first (a minute or two), with 50 beams or a search by the values of 64 prefixes. Rounds alternate between
+the rows, so that a busy machine slows all of them alike. Histories are random items; T5 (4 + 4 layers, random weights)
+reads the last 20, as APAO trains it, and finds as many codes by as many beams, the trie as a dict behind
+`prefix_allowed_tokens_fn`. Leaves with 1 if the ONNX graph is not 1.5 times as fast as the eager search, and 25 times
+as fast as T5's generation if that is measured.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,17 +29,23 @@ from beam_search import t5_search
 from office import keep_freed_memory, t5_inputs, t5_tokens
 
 from genrec.artifacts import write_artifact
-from genrec.config.training import SearchSection
+from genrec.config.training import SearchSection, ValueGuidedSearch
 from genrec.data.dataset import Dataset
 from genrec.data.sequences import Ragged
 from genrec.decoding.generator import CandidateGenerator
+from genrec.decoding.selection import select_best
+from genrec.decoding.value_guided_generator import ValueGuidedGenerator
+from genrec.decoding.value_guided_settings import ValueGuidedSettings
 from genrec.models.hierarchical import HierarchicalRecommender
-from genrec.models.settings import HierarchicalSettings, MemorySettings
+from genrec.models.path_trees import build_tree_scorer
+from genrec.models.settings import HierarchicalSettings, MemorySettings, ValueHeadSettings
+from genrec.models.value_head import ValueHead
 from genrec.pipeline.open_recommender import open_generative
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving import bundle as parts
 from genrec.serving import runtime
-from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, trace
+from genrec.serving.exportable import exportable
+from genrec.serving.graph import Widths, catalogue_tensors, trace
 from genrec.serving.programs import PROGRAMS, read_program, write_program
 
 NUM_ITEMS, SIZES = 12_101, (256, 256, 256, 12)
@@ -53,6 +61,7 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--value-guided", action="store_true", help="without folders: a search by value")
     parser.add_argument("--torch", action="store_true", help="torch.export's and AOTInductor's programs too (minutes)")
     parser.add_argument("--transformers", action="store_true", help="generation by transformers' T5 too")
     words = parser.parse_args()
@@ -63,6 +72,7 @@ def main() -> int:
             eager = trained(words.recommender, words.dataset, words.bundle)
         else:
             eager = untrained(words.items)
+            eager = guided(eager) if words.value_guided else eager
             words.bundle = write_bundle(Path(scratch) / "bundle", eager)
         exported = runtime.CandidateGenerator.load(words.bundle, num_threads=words.threads)
     k = exported.limits.max_candidates
@@ -85,8 +95,9 @@ def main() -> int:
 
 
 def trained(recommender: Path, dataset: Path, bundle: Path) -> CandidateGenerator:
-    beams = json.loads((bundle / runtime.CONFIG).read_text())["beam_width"]
-    return open_generative(recommender, Dataset.load(dataset), SearchSection(beam_width=beams))[1]
+    settings = json.loads((bundle / runtime.CONFIG).read_text())["graph"]["search"]
+    kind = ValueGuidedSearch if settings["name"] == "value_guided" else SearchSection
+    return open_generative(recommender, Dataset.load(dataset), kind(**settings))[1]
 
 
 def untrained(num_items: int) -> CandidateGenerator:
@@ -102,6 +113,21 @@ def untrained(num_items: int) -> CandidateGenerator:
     ids = [f"i{item}" for item in range(num_items)]
     counts = np.arange(num_items)
     return CandidateGenerator(model.eval(), model.trie, item_ids=ids, train_counts=counts, beam_width=50)
+
+
+def guided(generator: CandidateGenerator) -> ValueGuidedGenerator:
+    """The search by the values of a head with random weights."""
+    model: Any = generator.scorer
+    head = ValueHead(model.trie, ValueHeadSettings(width=model.settings.width)).eval()
+    torch.nn.init.normal_(head.weight, std=0.1)
+    return ValueGuidedGenerator(
+        build_tree_scorer(model, head),
+        model,
+        model.trie,
+        settings=ValueGuidedSettings(node_budget=64),
+        item_ids=generator.item_ids,
+        train_counts=generator.train_counts.numpy(),
+    )
 
 
 def write_bundle(folder: Path, generator: CandidateGenerator) -> Path:
@@ -122,9 +148,7 @@ def program_of(
 ) -> Callable[[], object]:
     """The graph, written and read as one of PyTorch's programs."""
     tensors = catalogue_tensors(generator.scorer, generator.train_counts.numpy())
-    graph = SearchGraph(
-        generator.scorer, widths=Widths.of(generator.trie), beam_width=generator.beam_width, num_candidates=k
-    )
+    graph = exportable(generator).graph(Widths.of(generator.trie), k, select_best)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / PROGRAMS[form]
         write_program(trace(graph.eval(), tensors), path, form=form)

@@ -20,7 +20,7 @@ from genrec.decoding.beam_search import advance
 from genrec.decoding.exhaustive import check_scores
 from genrec.decoding.search_tree import DEPTH_SHIFT, ROOT, SLOT_FIELDS, SearchTree, Slots, select_nodes
 from genrec.decoding.selection import Select, select_best
-from genrec.decoding.tree_scorer import TreeScorer
+from genrec.decoding.tree_scorer import TreeScorer, widest_below_root
 from genrec.decoding.value_guided_settings import ValueGuidedSettings, most_slots
 from genrec.errors import DataError
 from genrec.seeding import fold_in
@@ -35,7 +35,8 @@ class Growth:
 
     Of the children of the prefix in a row, `log_probs` holds the log-probabilities (-inf: not admissible), `keys` the
     same with noise, -inf where it is in the tree already, so that the largest is the next to be drawn, and `num_left`
-    how many that leaves. The last row is nowhere: what is written for requests that are done goes there.
+    how many that leaves. The last row is nowhere: what is written for requests that are done goes there. In the first
+    two, rows have M cells each, the children of prefixes below the root; the root stands behind them and has more.
 
     Args:
         scorer: the model.
@@ -74,7 +75,10 @@ class Growth:
         )
         assert constraint is None or constraint.num_requests in (None, batch), "a constraint of another batch"
         self.words = _words(seed, torch.arange(batch, device=log_probs.device) if request_ids is None else request_ids)
-        self.log_probs = log_probs.new_full((batch, num_rows, max(trie.max_branching)), -torch.inf)
+        self.columns, width = torch.arange(max(trie.max_branching), device=log_probs.device), widest_below_root(trie)
+        self.first_cells = (torch.arange(num_rows, device=log_probs.device) * width).roll(1)
+        self.is_below_root = self.columns < width
+        self.log_probs = log_probs.new_full((batch, (num_rows - 1) * width + len(self.columns)), -torch.inf)
         self.keys = torch.full_like(self.log_probs, -torch.inf, dtype=torch.float64)
         self.first_children = torch.zeros(batch, num_rows, dtype=torch.int64, device=log_probs.device)
         self.both_ends = torch.arange(2, device=log_probs.device)
@@ -91,7 +95,7 @@ class Growth:
         nodes, totals = torch.zeros_like(slots), self.log_probs.new_zeros(slots.shape)
         for level in range(trie.num_levels):
             rows = tree.slots.rows.gather(1, slots)
-            log_probs = _pick(self.log_probs, rows)[..., : trie.max_branching[level]]
+            log_probs = _read(self.log_probs, self._cells(rows, trie.max_branching[level]))
             scores, width = totals.unsqueeze(2) + log_probs, self.settings.initial_width
             beams = advance(trie, level, nodes, scores, beam_width=width, constraint=None, select=select)
             is_new = beams.nodes >= 0
@@ -152,9 +156,11 @@ class Growth:
         parents = torch.where(is_active, chosen.unsqueeze(1), 0)
         depths = tree.slots.depths.gather(1, parents) + 1
         rows = tree.slots.rows.gather(1, parents)
-        place = _pick(self.keys, rows).argmax(dim=2)
+        cells = self._cells(rows, self.columns.shape[0])
+        keys = _read(self.keys, cells).masked_fill(~(self.is_below_root | (rows == 0).unsqueeze(2)), -torch.inf)
+        place = keys.argmax(dim=2)
         nodes = self.first_children.gather(1, rows) + place
-        of_child = self.log_probs.flatten(1).gather(1, rows * self.log_probs.shape[2] + place)
+        of_child = self.log_probs.gather(1, self.first_cells[rows] + place)
         log_probs = tree.slots.log_probs.gather(1, parents) + of_child
         self._take_off(parents, torch.where(is_active, nodes, -1))
         slots = tree.add(is_active, parents, depths, nodes, log_probs, rounds.unsqueeze(1))
@@ -170,7 +176,7 @@ class Growth:
         parents = torch.where(is_child, parents, 0)
         rows = self.tree.slots.rows.gather(1, parents)
         places = torch.where(is_child, nodes - self.first_children.gather(1, rows), 0)
-        self.keys.flatten(1).scatter_(1, rows * self.keys.shape[2] + places, -torch.inf)
+        self.keys.scatter_(1, self.first_cells[rows] + places, -torch.inf)
         self.num_left.scatter_add_(1, rows, -is_child.long())
         self.tree.slots.is_open.scatter_(1, parents, (self.num_left.gather(1, rows) > 0) & is_child)
 
@@ -209,15 +215,19 @@ class Growth:
         children = first.unsqueeze(2) + torch.arange(log_probs.shape[2], device=first.device)
         noise = _noise(self.words, depths + 1, children)
         num_left = (log_probs > -torch.inf).sum(dim=2)
-        where = rows.unsqueeze(2).expand_as(log_probs)
-        self.log_probs.scatter_(1, where, log_probs)
-        self.keys.scatter_(1, where, log_probs + noise)
+        cells = self._cells(rows, log_probs.shape[2]).flatten(1)
+        self.log_probs.scatter_(1, cells, log_probs.flatten(1))
+        self.keys.scatter_(1, cells, (log_probs + noise).flatten(1))
         self.first_children.scatter_(1, rows, first)
         self.num_left.scatter_(1, rows, num_left)
         own.values.scatter_(1, slots, values)
         own.entropies.scatter_(1, slots, entropies)
         own.priorities.scatter_(1, slots, values + self.settings.entropy_weight * entropies)
         own.is_open.scatter_(1, slots, num_left > 0)
+
+    def _cells(self, rows: Int64[Tensor, "B W"], width: int) -> Int64[Tensor, "B W M"]:
+        """Where the first `width` children of the prefixes in these rows stand in `log_probs` and `keys`."""
+        return self.first_cells[rows].unsqueeze(2) + self.columns[:width]
 
     def _children(
         self, depths: Int64[Tensor, "B W"], nodes: Int64[Tensor, "B W"], levels: range, *, width: int
@@ -268,6 +278,10 @@ def entropy(log_probs: Float[Tensor, "*B M"]) -> Float[Tensor, "*B"]:
     """
     entropies = torch.special.entr(log_probs.double().softmax(dim=-1)).sum(dim=-1)
     return entropies.masked_fill(entropies.isnan(), 0.0)
+
+
+def _read(table: Float[Tensor, "B F"], cells: Int64[Tensor, "B W M"]) -> Float[Tensor, "B W M"]:
+    return table.gather(1, cells.flatten(1)).view_as(cells)
 
 
 def _pick(table: Tensor, places: Int64[Tensor, "B W"]) -> Tensor:

@@ -178,7 +178,7 @@ def _loop(
     is_going: Callable[..., Tensor], body: Callable[..., tuple[Tensor, ...]], carried: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """Python's own loop, or that of the graph which is being traced."""
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():
         return while_loop(is_going, body, carried)
     while bool(is_going(*carried)):
         carried = body(*carried)

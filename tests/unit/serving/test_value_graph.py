@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -146,15 +147,18 @@ def test_the_bundle_says_how_it_searches() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # tracing takes minutes
-@pytest.mark.parametrize("form", ["onnx", "torch_export"])
-@pytest.mark.parametrize("kind", sorted(GUIDED))
+@pytest.mark.parametrize(
+    ("kind", "form"), [("flat", "onnx"), ("joint", "onnx"), ("joint", "torch_export"), ("joint", "aot_inductor")]
+)
 def test_exported_graphs_answer_as_the_generator(kind: str, form: str, tmp_path: Path) -> None:
     """In a process of its own: the checks of shapes and types that tests install cannot be traced."""
     pytest.importorskip("onnx", reason="needs the extra `export`")
+    if form == "aot_inductor" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("needs a C++ compiler")
     words = [sys.executable, str(PROJECT / "tests" / "bundles.py"), str(tmp_path / "b"), "guided", kind, form]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})
     assert done.returncode == 0, done.stderr
-    bundle = (TorchGenerator if form == "torch_export" else CandidateGenerator).load(tmp_path / "b")
+    bundle = (CandidateGenerator if form == "onnx" else TorchGenerator).load(tmp_path / "b")
     assert check_parity(bundle)["passed"]
     search = GUIDED[kind]()
     for seed in range(20):
