@@ -67,6 +67,7 @@ if [ "$stage" = beauty ]; then # one seed, half the passes
   tune sibling_free 0 beauty sibling_grpo initial=$from $common $all anchor=0 hints.share=0
   tune sibling_hints 0 beauty sibling_grpo initial=$from $common $all hints.share=0.5 hints.max_length=1
   tune vstar_free 0 beauty vstar initial=work/beauty_value_0/recommender $common $all hints.share=0 anchor=0
+  tune vstar_hints 0 beauty vstar initial=work/beauty_value_0/recommender $common $all hints.share=0.5 hints.max_length=1
 fi
 
 if [ "$stage" = evaluate ]; then # on test: the weights after the last step
@@ -85,7 +86,7 @@ if [ "$stage" = evaluate ]; then # on test: the weights after the last step
   "$genrec" compare "${systems[@]}" pair_seeds=true output=work/comparison overwrite=true
   cp work/comparison/report.json results/compare_office.json
   rows=("recommenders.supervised=work/beauty_supervised_0/recommender")
-  for name in grpo sibling vstar sibling_free sibling_hints vstar_free; do rows+=("recommenders.$name=work/beauty_${name}_0/recommender"); done
+  for name in grpo sibling vstar sibling_free sibling_hints vstar_free vstar_hints; do rows+=("recommenders.$name=work/beauty_${name}_0/recommender"); done
   "$genrec" evaluate dataset=work/beauty models=[] "${rows[@]}" reference=supervised output=work/evaluation_beauty overwrite=true \
     search.beam_width=50 cutoffs=[1,3,5,10,50] --json > results/evaluation_beauty.json
 fi

@@ -120,7 +120,7 @@ def print_intervals() -> None:
 
     sets = {
         "Office": ([f"evaluation_{seed}" for seed in SEEDS], NAMES),
-        "Beauty": (["evaluation_beauty"], NAMES[:-1]),
+        "Beauty": (["evaluation_beauty"], NAMES),
     }
     for data, (files, names) in sets.items():
         print_head(f"{data}, test, minus supervised", *(f"R@{cutoff}" for cutoff in CUTOFFS), "N@10")
@@ -140,5 +140,5 @@ if __name__ == "__main__":
         print_validation()
         print_contrast()
         print_test([f"evaluation_{seed}" for seed in SEEDS], NAMES)
-        print_test(["evaluation_beauty"], NAMES[:-1])
+        print_test(["evaluation_beauty"], NAMES)
         print_curve()
