@@ -10,7 +10,8 @@ import importlib
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -238,6 +239,20 @@ def _log_to_stderr(level: int) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")  # not for our users to mend
 
 
+@contextmanager
+def _packages() -> Iterator[None]:
+    """In the block, a package that a slim installation lacks is one line."""
+    from genrec.errors import ConfigError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "genrec").startswith("genrec"):
+            raise
+        what, fix = f"this needs the package {error.name}, which is not installed", "install genrec with all it needs"
+        raise ConfigError(what, fix=fix) from error
+
+
 def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resume: bool) -> None:
     """Configuration -> pipeline -> terminal; errors become one line and an exit code."""
     from genrec.errors import ConfigError, GateError, GenrecError, StorageError
@@ -260,10 +275,10 @@ def _run(verb: Verb, arguments: list[str], *, as_json: bool, dry_run: bool, resu
         if dry_run:
             _show_plan(terminal, positional)
             return
-        module = importlib.import_module(f"genrec.pipeline.{verb.module}")
-        quieten_lightning()
         follows = any(is_follower(getattr(config, "devices", 1)) for config in positional)
-        with ProgressReporter(terminal.err) as progress:
+        with _packages(), ProgressReporter(terminal.err) as progress:
+            module = importlib.import_module(f"genrec.pipeline.{verb.module}")
+            quieten_lightning()
             outcome = getattr(module, verb.function)(*positional, progress=progress, **keywords)
         if not follows:
             terminal.show(outcome)

@@ -21,6 +21,9 @@ class RollbackConfig:
     """Back to the version before the one that servers are led to."""
 
     output: Path = key("folder of versions")
+    version: int | None = key(
+        "number of the version; null: the last one before that no rollback has left already", None, minimum=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

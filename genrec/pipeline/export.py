@@ -259,12 +259,16 @@ def _outcome(
     rows = [("items", f"{summary['num_items']:,}"), ("tags", f"{num_tags:,}"), ("size", f"{size / 1e6:.1f} MB")]
     rows += [("model version", artifact.facts["model_version"][:12])]
     rows += [("catalogue version", artifact.facts["catalogue_version"][:12])]
-    if certificate is None:
-        notes = ("nothing was compared: verify=false",)
-    else:
+    notes = ["nothing was compared: verify=false"] if certificate is None else []
+    if config.tags and not num_tags:
+        notes.append(f"no item has a value in {' or '.join(config.tags)}, so requests cannot filter by tags")
+    if certificate is not None:
+        if certificate["num_probes"] < config.num_probes:
+            notes.append(
+                f"{certificate['num_probes']} probes of {config.num_probes}: the lists of others hang on rounding"
+            )
         rows.append(("probes answered alike", f"{certificate['num_probes']} of {certificate['num_probes']}"))
         rows.append(("largest difference of scores", f"{certificate['largest_score_difference']:.1e}"))
-        notes = ()
     table = Table(f"{config.output}: {config.format}", ("what", "value"), tuple(rows), left=("what",))
     follow = f"python {config.output}/runtime.py {config.output} --history ID,ID -k 10"
-    return Outcome(summary, (table,), notes=notes, next=follow if config.format == "onnx" else "")
+    return Outcome(summary, (table,), notes=tuple(notes), next=follow if config.format == "onnx" else "")

@@ -41,8 +41,10 @@ def publish(config: PublishConfig, *, progress: Progress) -> Outcome:
 
 def rollback(config: RollbackConfig, *, progress: Progress) -> Outcome:
     """Servers are led to the version before; the one that is left stays where it is."""
+    with packages_of_serving():
+        from genrec.serving.open_bundle import open_bundle
     progress("rollback", 0, 1)
-    return _led_to(swap.rollback(config.output))
+    return _led_to(swap.rollback(config.output, open_bundle, version=config.version))
 
 
 def _led_to(version: Path) -> Outcome:

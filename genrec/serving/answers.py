@@ -32,6 +32,7 @@ class Generator(Protocol):
         k: int,
         *,
         exclude: list[list[str]] | None = None,
+        exclude_seen: list[bool] = ...,
         allow: list[list[str] | None] | None = None,
         allow_tags: list[list[str] | None] | None = None,
         deny_tags: list[list[str]] | None = None,
@@ -52,6 +53,7 @@ class Request:
         explain: say which items of the history each answer is due to.
         allow_tags: tags of which an item needs one of each column that is named; None: no tag is needed.
         deny_tags: tags of items that must not come.
+        exclude_seen: leave out the items of the history.
     """
 
     history: tuple[str, ...]
@@ -61,6 +63,7 @@ class Request:
     explain: bool = False
     allow_tags: tuple[str, ...] | None = None
     deny_tags: tuple[str, ...] = ()
+    exclude_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def _search(generator: Generator, batch: Sequence[Request]) -> Iterator[Answer]:
         [list(request.history) for request in batch],
         max(request.k for request in batch),
         exclude=[list(request.exclude) for request in batch],
+        exclude_seen=[request.exclude_seen for request in batch],
         allow=[None if request.allow is None else list(request.allow) for request in batch],
         allow_tags=[None if request.allow_tags is None else list(request.allow_tags) for request in batch],
         deny_tags=[list(request.deny_tags) for request in batch],

@@ -137,7 +137,7 @@ class Service:
         longest = self.config.max_history
         for request in requests:
             if not 1 <= request.k <= most:
-                raise HTTPException(422, f"k: expected 1 to {most}")
+                raise HTTPException(422, f"k: expected 1 to {most}, found {request.k}")
             for name in ("history", "exclude", "allow", "allow_tags", "deny_tags"):
                 given = len(getattr(request, name) or ())
                 if given > longest:
@@ -188,6 +188,7 @@ def _add_recommend(app: FastAPI, service: Service) -> None:
             explain=request.explain,
             allow_tags=None if request.allow_tags is None else tuple(request.allow_tags),
             deny_tags=tuple(request.deny_tags),
+            exclude_seen=request.exclude_seen,
         )
         version, (found,) = await service.ask([asked])
         reasons = found.reasons or (None,) * len(found.item_ids)

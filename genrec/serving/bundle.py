@@ -190,8 +190,11 @@ def write_runtime(writer: ArtifactWriter, config: Mapping[str, Any]) -> None:
     """config.json, the copy of the runtime, what it needs, and the model card."""
     write_json(writer.path(runtime.CONFIG), config)
     write_text(writer.path("runtime.py"), Path(runtime.__file__).read_text("utf-8"))
-    write_text(writer.path("requirements.txt"), REQUIREMENTS)
-    write_text(writer.path("requirements-serve.txt"), SERVER_REQUIREMENTS)
+    if config.get("format") in PROGRAMS:
+        write_text(writer.path("requirements.txt"), f"numpy>=2.0\ntorch=={torch.__version__.split('+')[0]}\n")
+    else:
+        write_text(writer.path("requirements.txt"), REQUIREMENTS)
+        write_text(writer.path("requirements-serve.txt"), SERVER_REQUIREMENTS)
     write_text(writer.path("README.md"), model_card(config))
 
 
@@ -235,17 +238,7 @@ The graph reads at most the last {config["history_length"]} items of a history a
 {config["num_candidates"]} items {config["method"]},
 so that it cannot name an item that is not there, is denied, or is outside of an allowed set.
 
-    pip install -r requirements.txt
-    python runtime.py . --history ID,ID,ID -k 10
-
-As an HTTP server, without torch:
-
-    pip install -r requirements-serve.txt
-    pip install --no-deps genrec
-    python -m genrec.serving.server .
-
-From Python: `CandidateGenerator.load(folder).recommend([[id, id]], 10)`, with `runtime.py` on the path.
-
+{_PROGRAM if config.get("format") in PROGRAMS else _ONNX}
 - model version: {config["model_version"]}
 - catalogue version: {config["catalogue_version"]}
 - bundle format: {config["bundle_format"]}, written by genrec {config["genrec_version"]}
@@ -255,6 +248,26 @@ the lists of the evaluated recommender for the requests in `probes.npz`; `manife
 
 Intended use: candidates for users of the catalogue that the recommender was trained on. It has seen the interactions of
 its training data and nothing else; items that these rarely show are rarely recommended.
+"""
+
+
+# How a bundle is asked. genrec comes from its sources or a wheel of them.
+_ONNX = """    pip install -r requirements.txt
+    python runtime.py . --history ID,ID,ID -k 10
+
+As an HTTP server, without torch:
+
+    pip install -r requirements-serve.txt
+    pip install --no-deps genrec    # or its sources: a folder, a wheel
+    python -m genrec.serving.server .
+
+From Python: `CandidateGenerator.load(folder).recommend([[id, id]], 10)`, with `runtime.py` on the path.
+"""
+_PROGRAM = """The graph is a program of PyTorch, which needs torch and genrec to run. Servers and batch jobs take
+format=onnx instead. From Python:
+
+    from genrec.serving.torch_runtime import TorchGenerator
+    TorchGenerator.load(folder).recommend([[id, id]], 10)
 """
 
 

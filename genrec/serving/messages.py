@@ -17,9 +17,8 @@ class RecommendRequest(BaseModel):
 
     history: list[ItemId] = Field(description="item ids, oldest first; unknown ones are skipped and counted")
     k: StrictInt = Field(10, ge=1, description="items wanted")
-    exclude: list[ItemId] = Field(
-        [], description="item ids that must not come; of the history too, only those named here"
-    )
+    exclude: list[ItemId] = Field([], description="item ids that must not come")
+    exclude_seen: StrictBool = Field(False, description="leave out the items of the history too")
     allow: list[ItemId] | None = Field(None, description="the only item ids that may come; null: all")
     allow_tags: list[Tag] | None = Field(
         None,

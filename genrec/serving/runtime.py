@@ -129,7 +129,7 @@ class CandidateGenerator:
     def _open(self, folder: Path, catalogue: dict[str, np.ndarray], num_threads: int) -> None:
         if not (folder / MODEL).is_file():
             what = f"{folder}: its graph is of format {self.config.get('format')}, and this runtime reads onnx"
-            raise BundleError(f"{what}; export it again")
+            raise BundleError(f"{what}; export it with format=onnx, or see its README.md")
         self._session = _open_session(folder / MODEL, num_threads)
         self._inputs = _prepare(folder, self._session, catalogue, num_threads)
 
@@ -168,7 +168,7 @@ class CandidateGenerator:
         k: int,
         *,
         exclude: Sequence[Sequence[str]] | None = None,
-        exclude_seen: bool = False,
+        exclude_seen: bool | Sequence[bool] = False,
         allow: Sequence[Sequence[str] | None] | None = None,
         allow_tags: Sequence[Sequence[str] | None] | None = None,
         deny_tags: Sequence[Sequence[str]] | None = None,
@@ -181,7 +181,7 @@ class CandidateGenerator:
             k: length of the lists, 1 to `limits.max_candidates`; a list is shorter where fewer items are admissible or
                 found.
             exclude: [B] item ids that must not be recommended.
-            exclude_seen: leave out the items of the (whole) history as well.
+            exclude_seen: leave out the items of the (whole) history as well; one answer for all histories, or [B].
             allow: [B] the only item ids that may be recommended, None for all.
             allow_tags: [B] tags ("column=value") of the items that may be recommended, None for all: of every column
                 that is named, an item needs one of the tags. A tag that no item has allows nothing, and is counted.
@@ -196,13 +196,15 @@ class CandidateGenerator:
         for name, lists in named.items():
             if lists is not None and len(lists) != len(histories):
                 raise RequestError(f"{name} needs one list a history (expected {len(histories)}, found {len(lists)})")
+        if any(isinstance(history, str) for history in histories):
+            raise RequestError("a history is a list of item ids (found text; put it into a list of one)")
         if not histories:
             return Recommendations([], [], [], [], [])
         unknown = [0] * len(histories)
         known = self._indices(histories, unknown)
         denied = self._indices(exclude or [[]] * len(histories), unknown)
-        if exclude_seen:
-            denied = [[*row, *seen] for row, seen in zip(denied, known, strict=True)]
+        hides = [exclude_seen] * len(known) if isinstance(exclude_seen, bool) else exclude_seen
+        denied = [[*row, *(seen if hide else ())] for row, seen, hide in zip(denied, known, hides, strict=True)]
         may = self._allowed(allow, len(histories), unknown)
         unknown_tags = self._apply_tags(may, allow_tags or [None] * len(may), deny_tags or [[]] * len(may))
         items, scores = self.search(known, denied, may)

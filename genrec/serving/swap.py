@@ -4,6 +4,7 @@ A root is a bundle itself, or a folder of versions:
 
     root/versions/1  root/versions/2  root/current -> versions/2
 
+A rollback leaves `versions/2.withdrawn` beside the version that it leaves, so that a later one does not go back to it.
 `publish` and `rollback` write that layout; a server only reads it. Both change `current` by one rename, so a reader
 finds the old version or the new one. Anything else that swaps a folder by renaming is noticed too.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from genrec.errors import ArtifactError, GenrecError, RunError
 
 CURRENT, VERSIONS, MANIFEST = "current", "versions", "manifest.json"
+WITHDRAWN = ".withdrawn"
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +160,9 @@ def publish(root: Path, bundle: Path, load: Load) -> Path:
     folder = root / VERSIONS
     if (root / MANIFEST).exists():
         raise RunError("this is a bundle, and no folder of versions", where=root, fix="choose another output")
+    if root.is_dir() and not folder.is_dir() and any(root.iterdir()):
+        fix = "choose another output, or an empty folder"
+        raise RunError("there are other things in this folder", where=root, expected=f"a folder {VERSIONS}", fix=fix)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".partial-{secrets.token_hex(8)}"
     try:
@@ -171,17 +176,32 @@ def publish(root: Path, bundle: Path, load: Load) -> Path:
     return target
 
 
-def rollback(root: Path) -> Path:
-    """Lets `current` lead to the version before the one it leads to.
+def rollback(root: Path, load: Load, *, version: int | None = None) -> Path:
+    """Lets `current` lead to the version before the one it leads to that no rollback has left, or to a given one.
+
+    Returns:
+        The folder of the version.
 
     Raises:
-        RunError: there is none.
+        GenrecError: there is none, or it cannot be used; nothing has changed then.
     """
-    now = (root / CURRENT).resolve().name
-    earlier = [number for number in _numbers(root) if now.isdecimal() and number < int(now)]
-    if not earlier:
-        raise RunError("there is no earlier version", where=root, found=f"{CURRENT} -> {now}")
-    target = root / VERSIONS / str(max(earlier))
+    now, numbers = (root / CURRENT).resolve().name, _numbers(root)
+    folder = root / VERSIONS
+    if version is None:
+        earlier = [number for number in numbers if now.isdecimal() and number < int(now)]
+        earlier = [number for number in earlier if not (folder / f"{number}{WITHDRAWN}").exists()]
+        if not earlier:
+            found = f"{CURRENT} -> {now}"
+            raise RunError("there is no earlier version", where=root, found=found, fix="name one: version=N")
+        version = max(earlier)
+    elif version not in numbers:
+        known = ", ".join(map(str, sorted(numbers)))
+        raise RunError("there is no such version", where=root, expected=known, found=version)
+    target = folder / str(version)
+    open_version(target, load)
+    if now.isdecimal() and int(now) > version:
+        (folder / f"{now}{WITHDRAWN}").touch()
+    (folder / f"{version}{WITHDRAWN}").unlink(missing_ok=True)
     _lead_to(root, target)
     return target
 

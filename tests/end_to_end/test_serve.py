@@ -272,7 +272,7 @@ def test_ten_thousand_answers_while_bundles_are_swapped(tmp_path: Path) -> None:
                     wait_until_refused(server)
                     lead_to(root, root / "versions" / "4")
             load.wait_for(10_000)
-            assert rollback(root).name == "6"
+            assert rollback(root, open_bundle).name == "6"
             load.wait_for(load.answers.total() + 1500)
         metrics = server.client.get("/metrics").text
         assert server.end() == 0

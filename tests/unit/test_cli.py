@@ -119,3 +119,12 @@ def test_doctor_reports_the_machine() -> None:
     assert facts["packages"]["polars"]
     assert facts["missing"] == []
     assert facts["faiss_gpus"] >= 0
+
+
+def test_a_package_that_is_not_installed_is_one_line() -> None:
+    words = ["genrec", "catalogue", "diff", "before=a", "after=b"]
+    program = f"import sys; sys.modules['jaxtyping'] = None; sys.argv = {words}; from genrec.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this needs the package jaxtyping, which is not installed")
+    assert len(done.stderr.strip().splitlines()) <= 2

@@ -52,7 +52,7 @@ def check_command(words: tuple[str, ...], place: str) -> None:
         assert {word for word in words[1:] if "=" not in word} <= targets, place
     elif program == "pip":
         extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        named = [name for found in re.findall(r"genrec\[([\w,]+)\]", " ".join(words)) for name in found.split(",")]
+        named = [name for found in re.findall(r"^\.\[([\w,]+)\]", words[-1]) for name in found.split(",")]
         assert named, place
         assert set(named) <= set(extras), place
     elif program == "torchrun":

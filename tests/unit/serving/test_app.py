@@ -319,3 +319,11 @@ def test_the_description_lists_routes_and_refusals(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/recommend", "/metrics", "/v2/health/live", "/v2/models/{name}/infer", "/titles"} <= paths.keys()
     assert {"200", "413", "422", "503", "504"} <= paths["/recommend"]["post"]["responses"].keys()
+
+
+def test_items_of_the_history_are_left_out_where_asked(client: TestClient) -> None:
+    asked = {"history": ["i3", "nobody"], "k": 5, "allow": ["i3", "i5"]}
+    plain, without = (post(client, **asked, exclude_seen=seen).json() for seen in (False, True))
+    assert sorted(item["item_id"] for item in plain["items"]) == ["i3", "i5"]
+    assert [item["item_id"] for item in without["items"]] == ["i5"]
+    assert plain["num_unknown"] == without["num_unknown"] == 1

@@ -26,11 +26,39 @@ def test_a_published_version_is_taken_and_rolled_back(root: Path, tmp_path: Path
     assert second == root / "versions" / "2"
     assert versions.refresh() == "swapped"
     assert (versions.current.model, versions.current.catalogue) == ("m2", "c2")
-    assert rollback(root) == root / "versions" / "1"
+    assert rollback(root, open_bundle) == root / "versions" / "1"
     assert versions.refresh() == "swapped"
     assert versions.current.model == "m1"
     with pytest.raises(RunError, match="no earlier version"):
-        rollback(root)
+        rollback(root, open_bundle)
+
+
+def test_a_rollback_never_goes_back_to_what_one_has_left(root: Path, tmp_path: Path) -> None:
+    for number in (2, 3):
+        publish(root, write(tmp_path / str(number), model=f"m{number}", catalogue="c"), open_bundle)
+        assert rollback(root, open_bundle).name == "1"
+    with pytest.raises(RunError, match="expected 1, 2, 3, found 4"):
+        rollback(root, open_bundle, version=4)
+    assert rollback(root, open_bundle, version=3).name == "3"  # unless it is told so
+    assert rollback(root, open_bundle).name == "1"
+
+
+def test_a_rollback_to_a_corrupt_version_changes_nothing(root: Path, tmp_path: Path) -> None:
+    publish(root, write(tmp_path / "two", model="m2", catalogue="c2"), open_bundle)
+    file = root / "versions" / "1" / "model.onnx"
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(ArtifactError, match="sha256"):
+        rollback(root, open_bundle)
+    assert (root / "current").resolve().name == "2"
+    assert sorted(path.name for path in (root / "versions").iterdir()) == ["1", "2"]
+
+
+def test_a_folder_of_other_things_gets_no_versions(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    with pytest.raises(RunError, match="other things in this folder"):
+        publish(tmp_path / "run", write(tmp_path / "b", model="m", catalogue="c"), open_bundle)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_bundle_that_cannot_be_used_is_neither_published_nor_taken(root: Path, tmp_path: Path) -> None:
