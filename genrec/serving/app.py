@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -324,9 +324,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse({"error": ascii_line(f"{place or 'body'}: {first['msg']}")}, 422)
+        return JSONResponse({"error": ascii_line(_said(error.errors()[0]))}, 422)
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(_: Request, error: StarletteHTTPException) -> JSONResponse:
@@ -335,6 +333,18 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": f"the server failed: {type(error).__name__}"}, 500)
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    """What pydantic found, for somebody who does not know it."""
+    place = ".".join(str(part) for part in error["loc"] if part != "body")
+    if error["type"] == "json_invalid":
+        return f"the body is no JSON: {error['ctx']['error']}, at character {place}"
+    if error["type"] == "model_attributes_type" and not place:
+        return "body: expected a JSON object, sent with the header Content-Type: application/json"
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no such key; /openapi.json tells which there are"
+    return f"{place or 'body'}: {error['msg']}"
 
 
 def ascii_line(text: str) -> str:
