@@ -23,7 +23,7 @@ from genrec.evaluation.dense_generator import DenseGenerator
 from genrec.models.rows import last_columns
 from genrec.models.sasrec import Sasrec
 from genrec.semantic_ids.constraints import mask_of_items
-from genrec.serving.graph import serve_popular
+from genrec.serving.graph import CatalogueGraph, serve_popular
 
 
 class DenseScores(NamedTuple):
@@ -162,8 +162,8 @@ def read_side(side: Side, length: int, histories: Tensor, lengths: Tensor, admis
     return side(histories, lengths, admissible)
 
 
-class DenseGraph(nn.Module):
-    """Requests and a catalogue -> candidates, as `DenseGenerator.search` gives them; arguments as of `SearchGraph`.
+class DenseGraph(CatalogueGraph):
+    """Scores of all items: answers as `DenseGenerator.search`, from `side_tensors` and `popularity_tensors`.
 
     Args:
         side: what scores the items.
@@ -172,22 +172,8 @@ class DenseGraph(nn.Module):
     """
 
     def __init__(self, side: Side, *, num_candidates: int, select: Select = select_best) -> None:
-        super().__init__()
-        self.search = _Search(side, num_candidates, select)
-        self.history_length: int = side.history_length
-        self.names = {key: f"side.{name}" for key, name in side_inputs(side).items()}
-
-    def forward(
-        self,
-        histories: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        deny: Int64[Tensor, "B D"],
-        allow: Bool[Tensor, "B N"],
-        catalogue: Mapping[str, Tensor],
-    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
-        """See `SearchGraph.forward`; `catalogue` is `side_tensors` and `popularity_tensors`."""
-        replaced = {name: catalogue[key] for key, name in self.names.items()}
-        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, catalogue))
+        names = {key: f"side.{name}" for key, name in side_inputs(side).items()}
+        super().__init__(_Search(side, num_candidates, select), names, side.history_length)
 
 
 class _Search(nn.Module):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from genrec.decoding.catalogue_search import CatalogueSearch
 from genrec.decoding.generator import CandidateGenerator
@@ -19,7 +19,14 @@ from genrec.decoding.selection import Select
 from genrec.decoding.value_guided_generator import ValueGuidedGenerator
 from genrec.semantic_ids.trie import SemanticIdTrie
 from genrec.serving.dense_graph import DenseGraph, side_of, side_tensors
-from genrec.serving.graph import SearchGraph, Widths, catalogue_tensors, check_supported, popularity_tensors
+from genrec.serving.graph import (
+    CatalogueGraph,
+    SearchGraph,
+    Widths,
+    catalogue_tensors,
+    check_supported,
+    popularity_tensors,
+)
 from genrec.serving.hybrid_graph import HybridGraph, HybridSizes
 from genrec.serving.value_graph import ValueGuidedGraph, check_guided
 
@@ -48,7 +55,7 @@ class Exportable:
     facts: dict[str, Any]
     method: str
     tensors: dict[str, Tensor]
-    graph: Callable[[Any, int, Select], nn.Module]
+    graph: Callable[[Any, int, Select], CatalogueGraph]
 
 
 def exportable(search: CatalogueSearch, *, where: object = None) -> Exportable:
@@ -74,7 +81,7 @@ def _of_generator(search: CandidateGenerator, where: object) -> Exportable:
     model: Any = search.scorer
     check_supported(model, where=where)
 
-    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+    def graph(widths: Widths, k: int, select: Select) -> CatalogueGraph:
         return SearchGraph(model, widths=widths, beam_width=search.beam_width, num_candidates=k, select=select)
 
     return Exportable(
@@ -95,7 +102,7 @@ def _of_value_guided(search: ValueGuidedGenerator, where: object) -> Exportable:
     model, head = trees.model, trees.head
     check_guided(model, where=where)
 
-    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+    def graph(widths: Widths, k: int, select: Select) -> CatalogueGraph:
         how: dict[str, Any] = {"settings": search.settings, "seed": search.seed}
         return ValueGuidedGraph(model, head, widths=widths, num_candidates=k, select=select, **how)
 
@@ -132,7 +139,7 @@ def _of_hybrid(search: Hybrid, where: object) -> Exportable:
     own, side = _of_generator(search.generative, where), side_of(search.dense, where=where)
     settings, model = search.settings, search.generative.scorer
 
-    def graph(widths: Widths, k: int, select: Select) -> nn.Module:
+    def graph(widths: Widths, k: int, select: Select) -> CatalogueGraph:
         sizes = HybridSizes(widths, search.generative.beam_width, k)
         return HybridGraph(model, side, settings, sizes, select=select)
 

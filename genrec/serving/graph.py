@@ -134,8 +134,14 @@ def catalogue_tensors(model: Any, train_counts: np.ndarray) -> dict[str, Tensor]
         train_counts: [N] training interactions: users without a known history get the items with most, equal counts in
             the order of item_index.
     """
-    own = {f"model_{name.replace('.', '_')}": tensor for name, tensor in model_tensors(model).items()}
+    tensors = model_tensors(model)
+    own = {key: tensors[name.removeprefix("model.")] for key, name in model_inputs(model).items()}
     return {**trie_tensors(model.trie), **own, **popularity_tensors(train_counts)}
+
+
+def model_inputs(model: nn.Module) -> dict[str, str]:
+    """Input names of `model_tensors`, and their names in a module that holds the recommender as `model`."""
+    return {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
 
 
 def popularity_tensors(train_counts: np.ndarray) -> dict[str, Tensor]:
@@ -145,8 +151,46 @@ def popularity_tensors(train_counts: np.ndarray) -> dict[str, Tensor]:
     return {"popular_items": popular.indices, "popular_counts": popular.values}
 
 
-class SearchGraph(nn.Module):
-    """Requests and a catalogue -> candidates, in fixed shapes; see `forward`.
+class CatalogueGraph(nn.Module):
+    """Requests and a catalogue -> candidates, in fixed shapes; see `forward`. What all graphs share.
+
+    Args:
+        search: called with requests and the rest of the catalogue, once its tables are in place.
+        names: the tables: by input name, their names in `search`.
+        history_length: last items of a history that are read.
+    """
+
+    def __init__(self, search: nn.Module, names: Mapping[str, str], history_length: int) -> None:
+        super().__init__()
+        self.search, self.names, self.history_length = search, dict(names), history_length
+
+    def forward(
+        self,
+        histories: Int64[Tensor, "B T"],
+        lengths: Int64[Tensor, " B"],
+        deny: Int64[Tensor, "B D"],
+        allow: Bool[Tensor, "B N"],
+        catalogue: Mapping[str, Tensor],
+    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
+        """The candidates of each request, as the search gives them that was evaluated.
+
+        Args:
+            histories: item_index, oldest first, padded with -1 at the end; T from 1 to history_length.
+            lengths: items of each history; one of 0 gets the most popular items.
+            deny: item_index that must not come, -1 as padding; D at least 1.
+            allow: the items that may come.
+            catalogue: all that the graph reads of it, by input name; see `serving.exportable`.
+
+        Returns:
+            item_index and score, -1 and -inf where fewer than k were found.
+        """
+        replaced = {name: catalogue[key] for key, name in self.names.items()}
+        others = {key: tensor for key, tensor in catalogue.items() if key not in self.names}
+        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, others))
+
+
+class SearchGraph(CatalogueGraph):
+    """A beam search: answers as `CandidateGenerator.search`, from `catalogue_tensors`.
 
     Args:
         model: the recommender, in evaluation mode; its trie gives way to the one in the arguments.
@@ -162,35 +206,9 @@ class SearchGraph(nn.Module):
     def __init__(
         self, model: Any, *, widths: Widths, beam_width: int, num_candidates: int, select: Select = select_best
     ) -> None:
-        super().__init__()
         check_width(model.trie, beam_width, num_candidates)
-        self.search = _Search(model, widths, beam_width, num_candidates, select)
-        self.history_length: int = model.settings.history_length
-        self.names = {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
-
-    def forward(
-        self,
-        histories: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        deny: Int64[Tensor, "B D"],
-        allow: Bool[Tensor, "B N"],
-        catalogue: Mapping[str, Tensor],
-    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
-        """The candidates of each request, as `CandidateGenerator.search` gives them.
-
-        Args:
-            histories: item_index, oldest first, padded with -1 at the end; T from 1 to the model's history_length.
-            lengths: items of each history; one of 0 gets the most popular items.
-            deny: item_index that must not come, -1 as padding; D at least 1.
-            allow: the items that may come.
-            catalogue: `catalogue_tensors`.
-
-        Returns:
-            item_index and score, -1 and -inf where fewer than k were found.
-        """
-        replaced = {name: catalogue[key] for key, name in self.names.items()}
-        others = {key: tensor for key, tensor in catalogue.items() if key not in self.names}
-        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, others))
+        search = _Search(model, widths, beam_width, num_candidates, select)
+        super().__init__(search, model_inputs(model), model.settings.history_length)
 
 
 class _Search(nn.Module):
@@ -292,7 +310,7 @@ def select_by_topk(scores: Float[Tensor, "B C"], k: int) -> tuple[Float[Tensor, 
     return scores.gather(1, index), index
 
 
-def trace(graph: Any, catalogue: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
+def trace(graph: CatalogueGraph, catalogue: Mapping[str, Tensor]) -> torch.export.ExportedProgram:
     """The graph as torch.export sees it: sizes of requests and of the catalogue are free, the widths are not."""
     num_items, history_length = len(catalogue["popular_items"]), graph.history_length
     requests = example_requests(num_items, history_length=history_length)

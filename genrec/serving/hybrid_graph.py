@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from genrec.decoding.pool import DenseOpinion, HybridSettings, find_pool, rank_pool
@@ -20,7 +18,7 @@ from genrec.errors import ConfigError
 from genrec.models.rows import last_columns
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
 from genrec.serving.dense_graph import Side, read_side, side_inputs
-from genrec.serving.graph import Widths, model_tensors, over, read_trie, serve_popular
+from genrec.serving.graph import CatalogueGraph, Widths, model_inputs, over, read_trie, serve_popular
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,8 @@ class HybridSizes:
             )
 
 
-class HybridGraph(nn.Module):
-    """Requests and a catalogue -> candidates, as `Hybrid.search` gives them; arguments as of `SearchGraph`.
+class HybridGraph(CatalogueGraph):
+    """Both searches: answers as `Hybrid.search`, from `catalogue_tensors` and `side_tensors`.
 
     Args:
         model: the generative recommender, in evaluation mode; its trie gives way to the one in the arguments.
@@ -65,24 +63,9 @@ class HybridGraph(nn.Module):
     def __init__(
         self, model: Any, side: Side, settings: HybridSettings, sizes: HybridSizes, *, select: Select = select_best
     ) -> None:
-        super().__init__()
-        self.search = _Search(model, side, settings, sizes, select)
-        self.history_length: int = self.search.history_length
-        self.names = {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
-        self.names |= {key: f"side.{name}" for key, name in side_inputs(side).items()}
-
-    def forward(
-        self,
-        histories: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        deny: Int64[Tensor, "B D"],
-        allow: Bool[Tensor, "B N"],
-        catalogue: Mapping[str, Tensor],
-    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
-        """See `SearchGraph.forward`; `catalogue` is `catalogue_tensors` and `side_tensors`."""
-        replaced = {name: catalogue[key] for key, name in self.names.items()}
-        others = {key: tensor for key, tensor in catalogue.items() if key not in self.names}
-        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, others))
+        search = _Search(model, side, settings, sizes, select)
+        names = model_inputs(model) | {key: f"side.{name}" for key, name in side_inputs(side).items()}
+        super().__init__(search, names, search.history_length)
 
 
 class _Search(nn.Module):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
@@ -25,7 +25,7 @@ from genrec.errors import ConfigError
 from genrec.models.path_trees import PathTreeScorer
 from genrec.models.value_head import ValueHead
 from genrec.semantic_ids.constraints import Constraint, mask_of_items
-from genrec.serving.graph import Widths, check_supported, model_tensors, over, read_trie, serve_popular
+from genrec.serving.graph import CatalogueGraph, Widths, check_supported, model_inputs, over, read_trie, serve_popular
 
 SUPPORTED = ("hierarchical", "decoder_only")
 
@@ -43,8 +43,8 @@ def check_guided(model: Any, *, where: object = None) -> None:
     check_supported(model, where=where)
 
 
-class ValueGuidedGraph(nn.Module):
-    """Requests and a catalogue -> candidates, in fixed shapes; see `SearchGraph.forward`.
+class ValueGuidedGraph(CatalogueGraph):
+    """A search by value: answers as `ValueGuidedGenerator.search`, from `catalogue_tensors`.
 
     Args:
         model: the recommender, in evaluation mode; its trie gives way to the one in the arguments.
@@ -70,26 +70,11 @@ class ValueGuidedGraph(nn.Module):
         num_candidates: int,
         select: Select = select_best,
     ) -> None:
-        super().__init__()
         check_budget(model.trie, settings)
         if num_candidates < 1:
             raise ConfigError("wrong number of candidates", expected="1 or more", found=num_candidates)
-        self.search = _Search(model, head, widths, settings, seed, num_candidates, select)
-        self.history_length: int = model.settings.history_length
-        self.names = {f"model_{name.replace('.', '_')}": f"model.{name}" for name in model_tensors(model)}
-
-    def forward(
-        self,
-        histories: Int64[Tensor, "B T"],
-        lengths: Int64[Tensor, " B"],
-        deny: Int64[Tensor, "B D"],
-        allow: Bool[Tensor, "B N"],
-        catalogue: Mapping[str, Tensor],
-    ) -> tuple[Int64[Tensor, "B k"], Float[Tensor, "B k"]]:
-        """The candidates of each request, as `ValueGuidedGenerator.search` gives them; see `SearchGraph.forward`."""
-        replaced = {name: catalogue[key] for key, name in self.names.items()}
-        others = {key: tensor for key, tensor in catalogue.items() if key not in self.names}
-        return torch.func.functional_call(self.search, replaced, (histories, lengths, deny, allow, others))
+        search = _Search(model, head, widths, settings, seed, num_candidates, select)
+        super().__init__(search, model_inputs(model), model.settings.history_length)
 
 
 class _Search(nn.Module):
